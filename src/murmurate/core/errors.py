@@ -1,0 +1,194 @@
+"""Every error a caller can see: a stable code, a cause in words, and what to do next.
+
+One family. `http_status` and `kind` are what an HTTP client sees; `retry_s` is set where trying
+again can help. `docs/errors.md` lists them all, kept true by a test.
+"""
+
+from typing import ClassVar
+
+
+class MurmurateError(Exception):
+    """Base of all errors raised on purpose. Catch it to catch them all."""
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+
+    def __init__(
+        self, detail: str, *, param: str | None = None, retry_s: float | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.param = param
+        self.retry_s = retry_s
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.detail}"
+
+
+class ConfigError(MurmurateError):
+    """The configuration cannot be used. Correct the key that the detail names."""
+
+    code = "config.invalid"
+
+
+class MissingPartError(MurmurateError):
+    """A part that the configuration needs is not installed. The detail says how to get it."""
+
+    code = "config.missing_part"
+
+
+class StateInUseError(MurmurateError):
+    """Another supervisor runs on this state folder. Stop it, or use another folder."""
+
+    code = "state.in_use"
+
+
+class AddressInUseError(MurmurateError):
+    """The address to listen on is taken. Stop the other program, or choose another port."""
+
+    code = "listen.in_use"
+
+
+class BadRequestError(MurmurateError):
+    """The body does not fit the schema. `param` names the field."""
+
+    code = "request.invalid"
+    http_status = 400
+    kind = "invalid_request_error"
+
+
+class BodyTooLargeError(BadRequestError):
+    """The body is over the limit. Send less."""
+
+    code = "request.too_large"
+    http_status = 413
+
+
+class PromptTooLongError(BadRequestError):
+    """The prompt does not fit into the model's context. Shorten it, or use another model."""
+
+    code = "context_length_exceeded"
+
+
+class KeyInvalidError(MurmurateError):
+    """No key, or one that is not known. Send `Authorization: Bearer KEY`."""
+
+    code = "invalid_api_key"
+    http_status = 401
+    kind = "authentication_error"
+
+
+class ForbiddenError(MurmurateError):
+    """The key may not do this, or the request comes from a place that is not allowed."""
+
+    code = "forbidden"
+    http_status = 403
+    kind = "permission_error"
+
+
+class NotFoundError(MurmurateError):
+    """There is no such path, session, trace or collection (or it belongs to somebody else)."""
+
+    code = "not_found"
+    http_status = 404
+    kind = "invalid_request_error"
+
+
+class ModelUnknownError(NotFoundError):
+    """No model of that name is served. `GET /v1/models` lists those that are."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowedError(MurmurateError):
+    """The path exists, but not with this HTTP method."""
+
+    code = "method_not_allowed"
+    http_status = 405
+    kind = "invalid_request_error"
+
+
+class RateLimitedError(MurmurateError):
+    """The key has used up its rate. Wait for `Retry-After` seconds."""
+
+    code = "rate_limit_exceeded"
+    http_status = 429
+    kind = "rate_limit_error"
+
+
+class OverloadedError(MurmurateError):
+    """The lane is full. Wait for `Retry-After` seconds, or use the batch lane."""
+
+    code = "router.overloaded"
+    http_status = 503
+
+
+class ShuttingDownError(MurmurateError):
+    """The server is draining. Try again: another one takes over."""
+
+    code = "server.draining"
+    http_status = 503
+
+
+class EngineUnreachableError(MurmurateError):
+    """The engine does not answer; it is being restarted. Try again in a moment."""
+
+    code = "engine.unreachable"
+    http_status = 503
+
+
+class EngineFailedError(MurmurateError):
+    """The engine broke off or answered garbage. Try again; nothing was stored."""
+
+    code = "engine.failed"
+    http_status = 502
+
+
+class WorkerUnreachableError(MurmurateError):
+    """A worker process (library, sandbox) does not answer; it is being restarted."""
+
+    code = "worker.unreachable"
+    http_status = 503
+
+
+class DocumentUnreadableError(MurmurateError):
+    """A file cannot be read or parsed. The others go on."""
+
+    code = "document.unreadable"
+    http_status = 422
+    kind = "invalid_request_error"
+
+
+class FolderMissingError(MurmurateError):
+    """The folder of a collection does not exist (any more). What was read from it stays."""
+
+    code = "knowledge.folder_missing"
+    http_status = 422
+    kind = "invalid_request_error"
+
+
+class ToolFailedError(MurmurateError):
+    """A tool refused its arguments or broke. The model sees the detail and may go on."""
+
+    code = "tool.failed"
+
+
+class LogConflictError(MurmurateError):
+    """Somebody else appended to the stream first. Read it again, then decide."""
+
+    code = "log.conflict"
+    http_status = 409
+
+
+class LogCorruptError(MurmurateError):
+    """A stored entry does not match its checksum. Restore it from a backup."""
+
+    code = "log.corrupt"
+
+
+class LogUnavailableError(MurmurateError):
+    """The log cannot be written (disk full, file locked). Nothing was acknowledged."""
+
+    code = "log.unavailable"
+    http_status = 503

@@ -1,0 +1,41 @@
+"""Ids: a prefix that says what it names, and a UUIDv7, so that ids sort by time of making."""
+
+import random
+from collections.abc import Callable
+
+from murmurate.core.clock import Clock
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
+
+
+class Ids:
+    """Makes ids from a clock and a source of chance.
+
+    Give it `random.SystemRandom()` in production and a seeded `random.Random` in simulations.
+    """
+
+    def __init__(self, clock: Clock, chance: random.Random) -> None:
+        self._unix_ms: Callable[[], int] = clock.unix_ms
+        self._chance = chance
+
+    def new(self, prefix: str) -> str:
+        """Return `prefix_` and 26 characters: a UUIDv7 (RFC 9562) in base 32."""
+        number = (self._unix_ms() & 0xFFFFFFFFFFFF) << 80
+        number |= 0x7 << 76 | self._chance.getrandbits(12) << 64
+        number |= 0b10 << 62 | self._chance.getrandbits(62)
+        digits = (_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+        return f"{prefix}_{''.join(digits)}"
+
+    def trace_id(self) -> str:
+        """Return a W3C trace id: 32 hexadecimal digits, never all zero."""
+        return f"{self._chance.getrandbits(128) or 1:032x}"
+
+    def span_id(self) -> str:
+        """Return a W3C span id: 16 hexadecimal digits, never all zero."""
+        return f"{self._chance.getrandbits(64) or 1:016x}"
+
+    def secret(self, prefix: str) -> str:
+        """Return a key that nobody can guess: `prefix_` and 160 random bits."""
+        number = self._chance.getrandbits(160)
+        digits = (_ALPHABET[number >> shift & 31] for shift in range(155, -1, -5))
+        return f"{prefix}_{''.join(digits)}"
