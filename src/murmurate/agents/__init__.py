@@ -1,0 +1,1 @@
+"""Agents: a model that may use tools before it answers, served under a name of its own."""

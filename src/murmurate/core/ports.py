@@ -1,7 +1,7 @@
 """Every seam that two or more stages share. Read it first: a stage sees the others only here.
 
 A `Model` answers requests and nests; the `Log` keeps what must survive; `Knowledge` finds passages;
-`Embedder` turns texts into vectors; `Tracer` notes what happened and how long it took.
+`Embedder` turns texts into vectors; `Tracer` and `EventLog` note what happened.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -26,11 +26,18 @@ class Model(Protocol):
         ...
 
 
+class Embeddings(Frozen, frozen=True):
+    """Vectors, and how many tokens were read to make them."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    tokens: int
+
+
 class Embedder(Protocol):
     """Turns texts into vectors of unit length."""
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one vector a text, in order."""
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Return one vector a text, in order; texts over the model's length are cut."""
         ...
 
 
@@ -137,6 +144,14 @@ class Log(Protocol):
 
     async def close(self) -> None:
         """Commit what was accepted, then release the store."""
+        ...
+
+
+class EventLog(Protocol):
+    """Where stages say what happened, once per request and stage."""
+
+    def event(self, name: str, **facts: str | int | float | bool | None) -> None:
+        """Write one event, such as `request.done`. Never prompt content, never a secret."""
         ...
 
 

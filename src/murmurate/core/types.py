@@ -110,6 +110,13 @@ class TraceRef(Frozen, frozen=True):
     span_id: str | None = None
 
 
+class SessionRef(Frozen, frozen=True):
+    """The stored session that a request continues, or, when new, starts."""
+
+    id: str
+    new: bool = False
+
+
 class Request(Frozen, frozen=True, kw_only=True):
     """One question to a model, already authenticated, admitted and validated."""
 
@@ -121,7 +128,7 @@ class Request(Frozen, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     lane: Lane = Lane.URGENT
     scopes: tuple[str, ...] = ()
-    session: str | None = None
+    session: SessionRef | None = None
     trace: TraceRef
 
 

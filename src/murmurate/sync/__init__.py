@@ -1,0 +1,1 @@
+"""Sessions: conversations that are kept, as entries of the log."""

@@ -1,0 +1,1 @@
+"""The processes: `python -m murmurate.workers.NAME`, each started by the supervisor."""

@@ -1,0 +1,150 @@
+"""The loop: ask the model, run the tools it asks for, ask again, until it answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from murmurate.agents.ports import AgentTool, Effect, Quoter, ToolContext, ToolResult
+from murmurate.agents.turn import Step, heard, opening, question_of, quoted, said, unknown
+from murmurate.config import AgentConfig, AnswerStyle
+from murmurate.core.errors import BadRequestError, ToolFailedError
+from murmurate.core.ports import Model, Tracer
+from murmurate.core.types import (
+    Cited,
+    Delta,
+    Finished,
+    FinishReason,
+    Message,
+    Origin,
+    OriginKind,
+    Passage,
+    Request,
+    Text,
+    ToolCall,
+    Usage,
+)
+
+CALLS_PER_STEP_MAX = 8
+TOOL_S_MAX = 30.0
+
+
+class Agents:
+    """A `Model` that serves agents under their names and passes every other name down."""
+
+    def __init__(
+        self,
+        below: Model,
+        *,
+        agents: Mapping[str, AgentConfig],
+        tools: Mapping[str, AgentTool],
+        quoter: Quoter,
+        tracer: Tracer,
+    ) -> None:
+        self._below = below
+        self._agents = agents
+        self._tools = tools
+        self._quoter = quoter
+        self._tracer = tracer
+
+    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        """Yield the agent's text, its citations, the usage of all its model calls, and the end."""
+        agent = self._agents.get(request.model)
+        if agent is None:
+            async with aclosing(self._below.answer(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        if request.tools:
+            raise BadRequestError(
+                f"agent {request.model!r} brings its own tools: leave `tools` out", param="tools"
+            )
+        with self._tracer.span(request.trace, "agent", agent=request.model) as span:
+            work = msgspec.structs.replace(request, trace=span.ref)
+            async with aclosing(self._work(agent, work)) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    async def _work(self, agent: AgentConfig, request: Request) -> AsyncGenerator[Delta]:
+        """Go round until the model answers without a tool, or the steps are used up."""
+        messages = opening(agent.instructions, request.messages, chars_max=agent.history_chars_max)
+        usage, side_effects = Usage(0, 0), False
+        for _ in range(agent.steps_max):
+            step = Step()
+            async with aclosing(self._below.answer(self._ask(agent, request, messages))) as deltas:
+                async for delta in deltas:
+                    if (visible := step.take(delta)) is not None:
+                        yield visible
+            usage = usage.plus(step.usage)
+            if not step.calls:
+                yield usage
+                yield Finished(step.reason, side_effects)
+                return
+            calls = step.calls[:CALLS_PER_STEP_MAX]
+            results = await self._run(agent, request, calls)
+            side_effects = side_effects or any(self._writes(call) for call in calls)
+            passages = [p for r in results if r.passages is not None for p in r.passages]
+            searched = any(result.passages is not None for result in results)
+            if searched and agent.answers is AnswerStyle.QUOTE:
+                for delta in self._quote(request, passages):
+                    yield delta
+                yield usage
+                yield Finished(FinishReason.STOP, side_effects)
+                return
+            answers = (heard(c, r.text, r.origin) for c, r in zip(calls, results, strict=True))
+            messages = (*messages, said(step.text, calls, agent.model), *answers)
+        yield Text(f"I stopped after {agent.steps_max} steps without an answer.")
+        yield usage
+        yield Finished(FinishReason.LENGTH, side_effects)
+
+    def _ask(self, agent: AgentConfig, request: Request, messages: tuple[Message, ...]) -> Request:
+        """Return the agent's own question to its model."""
+        tools = tuple(self._tools[name].spec for name in agent.tools if name in self._tools)
+        return msgspec.structs.replace(request, model=agent.model, messages=messages, tools=tools)
+
+    async def _run(
+        self, agent: AgentConfig, request: Request, calls: Sequence[ToolCall]
+    ) -> list[ToolResult]:
+        """Run the calls side by side; results come in the order of the calls."""
+        runs = (self._call(agent, request, call) for call in calls)
+        results = await asyncio.gather(*runs, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if isinstance(result, ToolResult)]
+
+    async def _call(self, agent: AgentConfig, request: Request, call: ToolCall) -> ToolResult:
+        """Run one call. The model hears of a tool's refusal; a dead worker ends the turn."""
+        with self._tracer.span(request.trace, f"tool {call.name}") as span:
+            context = ToolContext(
+                tenant=request.tenant,
+                question=question_of(request.messages),
+                collections=agent.knowledge,
+                verbatim=agent.answers is AnswerStyle.QUOTE,
+                trace=span.ref,
+            )
+            try:
+                if call.name not in agent.tools or call.name not in self._tools:
+                    raise ToolFailedError(f"there is no tool {call.name!r}")  # noqa: TRY301
+                async with asyncio.timeout(TOOL_S_MAX):
+                    return await self._tools[call.name].call(call.arguments, context)
+            except TimeoutError:
+                failure = f"took longer than {TOOL_S_MAX:g} s"
+            except ToolFailedError as error:
+                failure = error.detail
+            span.note(failure=failure)
+            text = msgspec.json.encode({"error": failure}).decode()
+            return ToolResult(text, Origin(OriginKind.TOOL, call.name))
+
+    def _writes(self, call: ToolCall) -> bool:
+        tool = self._tools.get(call.name)
+        return tool is not None and tool.effect is not Effect.READ
+
+    def _quote(self, request: Request, passages: Sequence[Passage]) -> list[Delta]:
+        """Return the words of the best passage with their place, or "I don't know"."""
+        question = question_of(request.messages)
+        citation = self._quoter(question, passages)
+        if citation is None:
+            return [Text(unknown(question))]
+        return [Text(quoted(citation)), Cited((citation,))]

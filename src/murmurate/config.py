@@ -1,0 +1,310 @@
+"""All settings, typed and frozen: one TOML file and `MURMURATE_…` variables, read only here.
+
+Every default works on one machine, offline, with nothing else installed. A key that nobody knows, a
+wrong type or an impossible pair stops the start with the key, its value and what was expected.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from murmurate.core.errors import ConfigError
+
+FILE_DEFAULT = Path("murmurate.toml")
+ENVIRONMENT_PREFIX = "MURMURATE_"
+DATA = Path(__file__).parent / "data"
+
+_T = TypeVar("_T")
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all sections."""
+
+
+class ServerConfig(Section, frozen=True):
+    """Where the server listens and keeps its state."""
+
+    listen: str = "127.0.0.1:8080"
+    state: str = "./state"
+    hosts: tuple[str, ...] = ()
+    """Further names that `Host` may carry; loopback and the listen address always may."""
+    body_bytes_max: int = 4 * 1024 * 1024
+    streams_max: int = 1024
+    drain_s: float = 20.0
+
+
+class Engine(StrEnum):
+    """What runs a model."""
+
+    LLAMA_CPP = "llama.cpp"
+    OPENAI = "openai"
+    SCRIPTED = "scripted"
+
+
+class ModelConfig(Section, frozen=True):
+    """A name that clients may use, and the engine behind it."""
+
+    engine: Engine
+    weights: str | None = None
+    url: str | None = None
+    key: str | None = None
+    upstream_name: str | None = None
+    rules: str | None = None
+    slots: int = 4
+    context_tokens: int = 4096
+    threads: int | None = None
+    temperature: float | None = None
+    first_token_s: float = 60.0
+    """How long the first token may take: a time-out for dead upstreams, not a target."""
+    stall_s: float = 30.0
+
+
+class AnswerStyle(StrEnum):
+    """How an agent answers from documents."""
+
+    QUOTE = "quote"
+    COMPOSE = "compose"
+
+
+class AgentConfig(Section, frozen=True):
+    """An agent, served under its name like a model."""
+
+    model: str
+    instructions: str = ""
+    knowledge: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    answers: AnswerStyle = AnswerStyle.COMPOSE
+    """`quote`: the best passage, word for word, or "I don't know"; `compose`: the model writes."""
+    steps_max: int = 6
+    history_chars_max: int = 24_000
+
+
+class KnowledgeConfig(Section, frozen=True):
+    """A collection of documents."""
+
+    folder: str
+
+
+class RouterConfig(Section, frozen=True):
+    """How many requests may wait for a model, by lane."""
+
+    urgent_queue_max: int = 64
+    batch_queue_max: int = 1024
+
+
+class CacheConfig(Section, frozen=True):
+    """The exact cache of answers."""
+
+    ttl_s: float = 3600.0
+    entries_max: int = 10_000
+    bytes_max: int = 64 * 1024 * 1024
+
+
+class LimitConfig(Section, frozen=True):
+    """What one key may do."""
+
+    requests_per_minute: float = 600.0
+    burst: int = 60
+
+
+class Config(Section, frozen=True):
+    """The whole platform."""
+
+    server: ServerConfig = ServerConfig()
+    models: dict[str, ModelConfig] = msgspec.field(
+        default_factory=lambda: {
+            "tiny": ModelConfig(
+                engine=Engine.LLAMA_CPP, weights="builtin:tiny", slots=8, temperature=0.0
+            )
+        }
+    )
+    knowledge: dict[str, KnowledgeConfig] = msgspec.field(
+        default_factory=lambda: {"docs": KnowledgeConfig(folder="builtin:docs")}
+    )
+    agents: dict[str, AgentConfig] = msgspec.field(
+        default_factory=lambda: {
+            "assistant": AgentConfig(
+                model="tiny",
+                instructions="Answer from the documents and cite them.",
+                knowledge=("docs",),
+                tools=("search", "calculate"),
+                answers=AnswerStyle.QUOTE,
+                history_chars_max=1200,
+            )
+        }
+    )
+    router: RouterConfig = RouterConfig()
+    cache: CacheConfig = CacheConfig()
+    limits: dict[str, LimitConfig] = msgspec.field(
+        default_factory=lambda: {"default": LimitConfig()}
+    )
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "server": ServerConfig,
+    "router": RouterConfig,
+    "cache": CacheConfig,
+}
+TABLES: Mapping[str, type[Section]] = {
+    "models": ModelConfig,
+    "knowledge": KnowledgeConfig,
+    "agents": AgentConfig,
+    "limits": LimitConfig,
+}
+EMBEDDER_NAME = "minilm"
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the file (default: ./murmurate.toml if there is one), then the environment over it."""
+    if path is not None and not path.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    path = path or FILE_DEFAULT
+    raw: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+            raise ConfigError(f"{path} is not valid TOML: {cause}") from cause
+    return parse(raw, os.environ)
+
+
+def parse(raw: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Config:
+    """Check a decoded file, with the `MURMURATE_SECTION__KEY` variables laid over it."""
+    built_in = {name: msgspec.to_builtins(getattr(Config(), name)) for name in TABLES}
+    tree = _overlay({**built_in, **raw}, environment or {})
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in SECTIONS:
+            values[key] = _section(key, value, SECTIONS[key])
+        elif key in TABLES:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{key} = {value!r}: expected a table, such as [{key}.NAME]")
+            table = cast("dict[str, Any]", value)
+            values[key] = {
+                name: _section(f"{key}.{name}", section, TABLES[key])
+                for name, section in table.items()
+            }
+        else:
+            known = ", ".join([*SECTIONS, *TABLES])
+            raise ConfigError(f"{key}: no such section; expected one of {known}")
+    config = Config(**values)
+    _check(config)
+    return config
+
+
+def secret(reference: str) -> str:
+    """Resolve `env:NAME` or `file:PATH`; the value itself is never accepted, so it can't leak."""
+    kind, _, rest = reference.partition(":")
+    if kind == "env":
+        value = os.environ.get(rest)
+        if not value:
+            raise ConfigError(f"key = {reference!r}: the variable {rest} is not set")
+        return value
+    if kind == "file":
+        try:
+            return Path(rest).expanduser().read_text(encoding="utf-8").strip()
+        except OSError as cause:
+            raise ConfigError(f"key = {reference!r}: {cause.strerror}") from cause
+    raise ConfigError("key: expected a reference, env:NAME or file:PATH, not the secret itself")
+
+
+def weights_path(weights: str) -> Path:
+    """Return the file behind `builtin:NAME` or a path."""
+    if weights.startswith("builtin:"):
+        return DATA / f"{weights.removeprefix('builtin:')}.gguf"
+    return Path(weights).expanduser()
+
+
+def documents_path(folder: str) -> Path:
+    """Return the folder behind `builtin:docs` or a path."""
+    if folder == "builtin:docs":
+        installed = DATA / "docs"
+        return installed if installed.is_dir() else Path(__file__).parents[2] / "docs"
+    return Path(folder).expanduser().absolute()
+
+
+def _overlay(raw: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return a copy of `raw` with the environment's values in their places."""
+    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(raw))
+    for name in sorted(environment):
+        if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
+            continue
+        *path, last = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        place = tree
+        for step in path:
+            below = place.setdefault(step, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"{name}: {step} is a value in the file, not a table")
+            place = cast("dict[str, Any]", below)
+        place[last] = _value(environment[name])
+    return tree
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - a TOML value has any of TOML's types
+    """Read a variable as a TOML value where it is one (`8`, `true`, `["a"]`), else as text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _section(where: str, raw: Any, kind: type[_T]) -> _T:  # noqa: ANN401 - not yet checked
+    """Convert one table, or say which key of it is wrong."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as cause:
+        message, _, place = str(cause).partition(" - at `$")
+        key = place.strip("`.")
+        value = cast("dict[str, Any]", raw).get(key) if key and isinstance(raw, dict) else None
+        shown = f" = {value!r}" if value is not None and key != "key" else ""
+        raise ConfigError(f"{where}{'.' if key else ''}{key}{shown}: {message}") from cause
+
+
+def _check(config: Config) -> None:
+    """Refuse pairs that can't work together."""
+    for name, model in config.models.items():
+        _check_model(name, model)
+    for name, agent in config.agents.items():
+        where = f"agents.{name}"
+        if name in config.models or name == EMBEDDER_NAME:
+            raise ConfigError(f"{where}: a model has this name already; choose another")
+        if agent.model not in config.models:
+            known = ", ".join(config.models)
+            raise ConfigError(f"{where}.model = {agent.model!r}: expected one of {known}")
+        for collection in agent.knowledge:
+            if collection not in config.knowledge:
+                known = ", ".join(config.knowledge) or "none is configured"
+                raise ConfigError(f"{where}.knowledge = {collection!r}: expected one of {known}")
+        if "search" in agent.tools and not agent.knowledge:
+            raise ConfigError(f"{where}.tools has 'search' but knowledge = []: name a collection")
+    if "default" not in config.limits:
+        raise ConfigError("limits: expected a section [limits.default]")
+    listen_address(config.server.listen)
+
+
+def _check_model(name: str, model: ModelConfig) -> None:
+    where = f"models.{name}"
+    needs = {Engine.LLAMA_CPP: "weights", Engine.OPENAI: "url", Engine.SCRIPTED: "rules"}
+    needed = needs[model.engine]
+    if getattr(model, needed) is None:
+        raise ConfigError(f"{where}.{needed} is missing: engine {model.engine.value!r} needs it")
+    if name == EMBEDDER_NAME:
+        raise ConfigError(f"{where}: the name belongs to the built-in embedder; choose another")
+    if model.slots < 1 or model.context_tokens < 64:
+        raise ConfigError(
+            f"{where}: slots = {model.slots}, context_tokens = {model.context_tokens}: "
+            "expected slots >= 1 and context_tokens >= 64"
+        )
+
+
+def listen_address(listen: str) -> tuple[str, int]:
+    """Split `host:port` (or `[::1]:port`); port 0 lets the system choose."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"server.listen = {listen!r}: expected HOST:PORT, port 0 to 65535")
+    return host.strip("[]") or "127.0.0.1", int(port)

@@ -1,0 +1,88 @@
+"""Who is asking: keys by their hash, and from which places a browser may ask."""
+
+import hashlib
+import ipaddress
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from murmurate.core.errors import ForbiddenError, KeyInvalidError
+from murmurate.core.ports import Entry
+from murmurate.core.types import Caller, Frozen
+
+KIND = "key.created"
+LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
+
+
+class KeyRecord(Frozen, frozen=True):
+    """A key as the log keeps it: only its hash, so a stolen log opens nothing."""
+
+    id: str
+    sha256: str
+    tenant: str
+    scopes: tuple[str, ...]
+    created_ms: int
+
+
+def digest(secret: str) -> str:
+    """Return the hash of a key. Keys carry 160 random bits, so a fast hash is enough."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def entry_of(record: KeyRecord) -> Entry:
+    """Return the log entry of a key."""
+    return Entry(record.tenant, f"key/{record.id}", KIND, msgspec.json.encode(record))
+
+
+class Keys:
+    """The keys that are valid now."""
+
+    def __init__(self, records: Collection[KeyRecord]) -> None:
+        self._callers: Mapping[str, Caller] = {
+            record.sha256: Caller(record.id, record.tenant, record.scopes) for record in records
+        }
+
+    def caller(self, authorization: bytes | None) -> Caller:
+        """Return whom the `Authorization` header belongs to.
+
+        Looking up a hash takes the same time for every wrong key, so nothing is learned from it.
+        """
+        if authorization is None:
+            raise KeyInvalidError("no key: send the header `Authorization: Bearer KEY`")
+        scheme, _, secret = authorization.decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise KeyInvalidError("expected the header `Authorization: Bearer KEY`")
+        caller = self._callers.get(digest(secret.strip()))
+        if caller is None:
+            raise KeyInvalidError("this key is not known here")
+        return caller
+
+
+def check_place(host: bytes | None, origin: bytes | None, names: Collection[str]) -> None:
+    """Refuse a `Host` or `Origin` that a browser was tricked into (DNS rebinding, foreign pages).
+
+    Names in `names`, loopback names and plain addresses pass: only names can be rebound.
+    """
+    for label, value in (("Host", host), ("Origin", origin)):
+        if value is None:
+            continue
+        name = _name(value.decode("latin-1"))
+        if name in names or name in LOOPBACK_NAMES or _is_address(name):
+            continue
+        raise ForbiddenError(f"{label} {name!r} is not allowed: add it to server.hosts")
+
+
+def _name(value: str) -> str:
+    """Return the host name of `host:port` or `scheme://host:port`."""
+    _, _, rest = value.rpartition("://")
+    if rest.startswith("["):
+        return rest[1:].partition("]")[0]
+    return rest.partition(":")[0].lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

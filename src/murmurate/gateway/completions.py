@@ -1,0 +1,181 @@
+"""Chat completions and embeddings: from a body to the `Model` below, and its deltas back."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import BadRequestError, ModelUnknownError, MurmurateError
+from murmurate.core.ids import Ids
+from murmurate.core.ports import Embedder, EventLog, Model, Span
+from murmurate.core.types import (
+    Caller,
+    Delta,
+    Finished,
+    Lane,
+    Request,
+    SessionRef,
+    Usage,
+)
+from murmurate.gateway.chat import (
+    ChatBody,
+    Encoder,
+    error_event,
+    messages_of,
+    sampling_of,
+    tools_of,
+)
+from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
+from murmurate.gateway.exchange import EVENTS, Exchange
+from murmurate.gateway.ports import Meter, Platform
+from murmurate.gateway.validate import decode
+
+
+class Completions:
+    """`POST /v1/chat/completions`, plain and streamed."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        platform: Platform,
+        body_bytes_max: int,
+        clock: Clock,
+        ids: Ids,
+        meter: Meter,
+        log: EventLog,
+    ) -> None:
+        self._model = model
+        self._platform = platform
+        self._body_bytes_max = body_bytes_max
+        self._clock = clock
+        self._ids = ids
+        self._meter = meter
+        self._log = log
+
+    async def chat(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Answer a chat: decode, pass down, stream or collect."""
+        body = decode(await exchange.body(self._body_bytes_max), ChatBody)
+        request = self._request(exchange, caller, body, span)
+        span.note(model=body.model, lane=request.lane.value)
+        if request.session is not None:
+            exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
+        wants_usage = body.stream_options is not None and body.stream_options.include_usage
+        encoder = Encoder(
+            self._ids.new("chatcmpl"), body.model, self._clock.unix_ms() // 1000, usage=wants_usage
+        )
+        answer = self._stream if body.stream else self._whole
+        await exchange.while_connected(answer(exchange, request, encoder, span))
+
+    def _request(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
+        """Return the one internal form that everything below sees."""
+        if body.model not in self._platform.chat_models():
+            known = ", ".join(self._platform.chat_models())
+            raise ModelUnknownError(
+                f"no chat model {body.model!r} is served here; there are: {known}", param="model"
+            )
+        return Request(
+            id=self._ids.new("req"),
+            tenant=caller.tenant,
+            model=body.model,
+            messages=messages_of(body),
+            tools=tools_of(body),
+            sampling=sampling_of(body),
+            lane=_lane(exchange.header(b"x-murmurate-lane")),
+            scopes=caller.scopes,
+            session=self._session_ref(exchange.header(b"x-murmurate-session")),
+            trace=span.ref,
+        )
+
+    async def _stream(
+        self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
+    ) -> None:
+        """Send deltas as they come. Status 200 goes out only with the first one in hand."""
+        usage: Usage | None = None
+        async with aclosing(self._deltas(request, span)) as deltas:
+            delta: Delta | None = await anext(deltas)
+            await exchange.open(EVENTS)
+            await exchange.write(encoder.first())
+            try:
+                while delta is not None:
+                    if isinstance(delta, Usage):
+                        usage = delta
+                    elif chunk := encoder.chunk(delta):
+                        await exchange.write(chunk)
+                    delta = await anext(deltas, None)
+            except MurmurateError as error:
+                span.note(error=error.code)
+                self._log.event("stream.broken", code=error.code, detail=error.detail)
+                await exchange.write(error_event(error))
+            else:
+                await exchange.write(encoder.last(usage))
+        await exchange.end()
+
+    async def _whole(
+        self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
+    ) -> None:
+        async with aclosing(self._deltas(request, span)) as deltas:
+            answer = [delta async for delta in deltas]
+        await exchange.answer(200, encoder.whole(answer))
+
+    async def _deltas(self, request: Request, span: Span) -> AsyncGenerator[Delta]:
+        """Pass the answer on, noting the first delta's time and the tokens."""
+        began_s = self._clock.now_s()
+        first = True
+        async with aclosing(self._model.answer(request)) as deltas:
+            async for delta in deltas:
+                if first:
+                    first = False
+                    seconds = self._clock.now_s() - began_s
+                    self._meter.first_token(request.model, seconds)
+                    span.note(first_ms=round(seconds * 1000, 1))
+                match delta:
+                    case Usage():
+                        span.note(tokens_in=delta.tokens_in, tokens_out=delta.tokens_out)
+                    case Finished():
+                        span.note(finish=delta.reason.value)
+                    case _:
+                        pass
+                yield delta
+
+    def _session_ref(self, header: bytes | None) -> SessionRef | None:
+        if header is None:
+            return None
+        if header == b"new":
+            return SessionRef(self._ids.new("sess"), new=True)
+        return SessionRef(header.decode("latin-1"))
+
+
+class Embeddings:
+    """`POST /v1/embeddings`."""
+
+    def __init__(self, embedders: Mapping[str, Embedder], *, body_bytes_max: int) -> None:
+        self._embedders = embedders
+        self._body_bytes_max = body_bytes_max
+
+    async def embeddings(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Answer with a vector a text."""
+        del caller
+        body = decode(await exchange.body(self._body_bytes_max), EmbeddingsBody)
+        texts = texts_of(body)
+        embedder = self._embedders.get(body.model)
+        if embedder is None:
+            known = ", ".join(self._embedders) or "none is installed"
+            raise ModelUnknownError(
+                f"no embedding model {body.model!r} is served here; there are: {known}",
+                param="model",
+            )
+        span.note(model=body.model, texts=len(texts))
+        made = await embedder.embed(texts)
+        await exchange.answer(200, encode(body, made.vectors, made.tokens))
+
+
+def _lane(header: bytes | None) -> Lane:
+    if header is None:
+        return Lane.URGENT
+    try:
+        return Lane(header.decode("latin-1"))
+    except ValueError as cause:
+        expected = " or ".join(lane.value for lane in Lane)
+        raise BadRequestError(
+            f"x-murmurate-lane: expected {expected}", param="x-murmurate-lane"
+        ) from cause

@@ -1,0 +1,114 @@
+"""One HTTP request and its response, over bare ASGI: no framework on the data plane."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any
+
+import msgspec
+
+from murmurate.core.errors import BodyTooLargeError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+LINES = (b"content-type", b"application/x-ndjson")
+
+
+class ClientGoneError(Exception):
+    """The client has left; whatever was being done for it was stopped."""
+
+
+class Exchange:
+    """Reads the request within its bound, writes the response, and notices a client that leaves."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.client: str = (scope.get("client") or ("", 0))[0]
+        self.status = 0
+        self.headers: Headers = []
+        """Sent with every response of this exchange."""
+        self._in: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return a request header (`name` in lower case)."""
+        return self._in.get(name)
+
+    async def body(self, bytes_max: int) -> bytes:
+        """Return the whole body; raises `BodyTooLargeError` before reading more than the bound."""
+        announced = self._in.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > bytes_max:
+            raise BodyTooLargeError(f"the body has {int(announced)} bytes; the most is {bytes_max}")
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > bytes_max:
+                raise BodyTooLargeError(f"the body is over the limit of {bytes_max} bytes")
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    async def answer(self, status: int, body: bytes, kind: tuple[bytes, bytes] = JSON) -> None:
+        """Send a whole response."""
+        await self._start(status, [kind, (b"content-length", str(len(body)).encode())])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def answer_json(self, status: int, value: object) -> None:
+        """Send a value as JSON."""
+        await self.answer(status, msgspec.json.encode(value))
+
+    async def open(self, kind: tuple[bytes, bytes]) -> None:
+        """Begin a streamed response with status 200."""
+        await self._start(200, [kind, (b"cache-control", b"no-cache")])
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of a streamed response; waits while the client reads slowly."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self) -> None:
+        """End a streamed response."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, but stop it at once when the client leaves (`ClientGoneError`).
+
+        An ASGI server drops what is sent to a client that has gone without a word, so nothing else
+        would ever stop the work below. Call it only after the body has been read.
+        """
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientGoneError
+            await working
+        finally:
+            leaving.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+
+    async def _gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        self.status = status
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*headers, *self.headers],
+            }
+        )

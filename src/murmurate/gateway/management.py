@@ -1,0 +1,105 @@
+"""Questions about the service itself: models, health, metrics, traces, sessions, knowledge."""
+
+from contextlib import aclosing
+
+import msgspec
+
+from murmurate.core.errors import ForbiddenError, ModelUnknownError, MurmurateError
+from murmurate.core.ports import Span
+from murmurate.core.types import Caller
+from murmurate.gateway.chat import error_body
+from murmurate.gateway.exchange import LINES, Exchange
+from murmurate.gateway.ports import Meter, Platform
+from murmurate.gateway.validate import decode
+
+LOOPBACK = ("127.0.0.1", "::1", "")
+
+
+class IngestBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /api/ingest`: which collections to read again; none means all."""
+
+    collections: list[str] = []
+
+
+class Management:
+    """The routes that are not OpenAI's, and the list of models."""
+
+    def __init__(self, platform: Platform, *, meter: Meter, body_bytes_max: int) -> None:
+        self._platform = platform
+        self._meter = meter
+        self._body_bytes_max = body_bytes_max
+
+    async def models(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """List the models, or show one."""
+        del caller, span
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "murmurate"}
+            for name in self._platform.models()
+        ]
+        if exchange.path == "/v1/models":
+            await exchange.answer_json(200, {"object": "list", "data": models})
+            return
+        name = exchange.path.removeprefix("/v1/models/")
+        for model in models:
+            if model["id"] == name:
+                await exchange.answer_json(200, model)
+                return
+        raise ModelUnknownError(f"no model {name!r} is served here", param="model")
+
+    async def trace(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Show the spans of a trace."""
+        del span
+        trace_id = exchange.path.removeprefix("/api/traces/")
+        spans = await self._platform.trace(caller.tenant, trace_id)
+        await exchange.answer_json(200, {"trace_id": trace_id, "spans": spans})
+
+    async def session(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Show the messages of a session."""
+        del span
+        session_id = exchange.path.removeprefix("/api/sessions/")
+        messages = await self._platform.session(caller.tenant, session_id)
+        await exchange.answer_json(200, {"id": session_id, "messages": messages})
+
+    async def knowledge(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Show the state of every collection."""
+        del span
+        state = await self._platform.knowledge(caller.tenant)
+        await exchange.answer_json(200, {"collections": state})
+
+    async def ingest(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Read folders again; progress comes as JSON lines, the last one says how it ended."""
+        del span
+        if "*" not in caller.scopes and "admin" not in caller.scopes:
+            raise ForbiddenError("this key has no scope 'admin'")
+        body = decode(await exchange.body(self._body_bytes_max) or b"{}", IngestBody)
+        await exchange.while_connected(self._progress(exchange, caller, body))
+
+    async def _progress(self, exchange: Exchange, caller: Caller, body: IngestBody) -> None:
+        async with aclosing(self._platform.ingest(caller.tenant, body.collections)) as steps:
+            step = await anext(steps, None)
+            await exchange.open(LINES)
+            try:
+                while step is not None:
+                    await exchange.write(msgspec.json.encode(step) + b"\n")
+                    step = await anext(steps, None)
+            except MurmurateError as error:
+                await exchange.write(msgspec.json.encode(error_body(error)) + b"\n")
+        await exchange.end()
+
+    async def healthz(self, exchange: Exchange) -> None:
+        """Say that the process answers."""
+        await exchange.answer_json(200, {"status": "ok"})
+
+    async def readyz(self, exchange: Exchange) -> None:
+        """Say whether requests can be served, and what each part says."""
+        readiness = await self._platform.readiness()
+        ready = readiness.ready
+        body = {"status": "ready" if ready else "not ready", "parts": readiness.parts}
+        await exchange.answer_json(200 if ready else 503, body)
+
+    async def metrics(self, exchange: Exchange) -> None:
+        """Show the counters to Prometheus, on loopback."""
+        if exchange.client not in LOOPBACK:
+            raise ForbiddenError("/metrics is open on loopback only")
+        page, kind = self._meter.exposition()
+        await exchange.answer(200, page, (b"content-type", kind.encode()))

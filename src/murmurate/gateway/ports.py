@@ -1,0 +1,65 @@
+"""What the gateway needs of the rest, besides the `Model` below it."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol
+
+from murmurate.core.types import Frozen
+
+
+class Readiness(Frozen, frozen=True):
+    """Whether requests can be served, and what each part says."""
+
+    ready: bool
+    parts: dict[str, str]
+
+
+class Meter(Protocol):
+    """Counts for /metrics."""
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a finished request."""
+        ...
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """Note the time from the request's arrival to its first delta."""
+        ...
+
+    def in_flight(self, change: int) -> None:
+        """Add to the number of requests under way."""
+        ...
+
+    def exposition(self) -> tuple[bytes, str]:
+        """Return the metrics page and its content type."""
+        ...
+
+
+class Platform(Protocol):
+    """The answers to questions about the service itself."""
+
+    def models(self) -> Sequence[str]:
+        """Return every name that `model` may have."""
+        ...
+
+    def chat_models(self) -> Sequence[str]:
+        """Return those that chat: agents and models, without embedders."""
+        ...
+
+    async def readiness(self) -> Readiness:
+        """Return what /readyz says."""
+        ...
+
+    async def trace(self, tenant: str, trace_id: str) -> Sequence[Any]:
+        """Return the spans of a trace, or `NotFoundError`."""
+        ...
+
+    async def session(self, tenant: str, session_id: str) -> Sequence[Any]:
+        """Return the messages of a session, or `NotFoundError`."""
+        ...
+
+    async def knowledge(self, tenant: str) -> Sequence[Any]:
+        """Return the state of every collection."""
+        ...
+
+    def ingest(self, tenant: str, collections: Sequence[str]) -> AsyncGenerator[Any]:
+        """Read the collections' folders again; yield progress. Empty: all of them."""
+        ...

@@ -1,0 +1,202 @@
+"""The gateway: an ASGI application that admits, dispatches and accounts for every request.
+
+`__call__` is what surrounds a request; what a route does with it stands in `completions.py` (the
+data path) and `management.py`.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import (
+    MethodNotAllowedError,
+    MurmurateError,
+    NotFoundError,
+    OverloadedError,
+    RateLimitedError,
+    ShuttingDownError,
+)
+from murmurate.core.ids import Ids
+from murmurate.core.ports import EventLog, Span, Tracer
+from murmurate.core.types import Caller, Frozen, TraceRef
+from murmurate.gateway.auth import Keys, check_place
+from murmurate.gateway.chat import error_body
+from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.exchange import ClientGoneError, Exchange, Receive, Scope, Send
+from murmurate.gateway.management import Management
+from murmurate.gateway.ports import Meter
+from murmurate.gateway.quota import Bucket, Rate, full, take
+
+CLIENT_GONE = 499
+"""nginx's code for a client that closed the connection."""
+
+_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+
+Handler = Callable[[Exchange, Caller, Span], Awaitable[None]]
+OpenHandler = Callable[[Exchange], Awaitable[None]]
+
+
+class Limits(Frozen, frozen=True):
+    """What the gateway takes: requests at a time in all, and per second for one key."""
+
+    requests_max: int
+    rate: Rate
+
+
+class Gateway:
+    """HTTP in, HTTP out. Everything it needs comes in through ports."""
+
+    def __init__(
+        self,
+        completions: Completions,
+        embeddings: Embeddings,
+        management: Management,
+        *,
+        keys: Keys,
+        limits: Limits,
+        hosts: Collection[str],
+        clock: Clock,
+        ids: Ids,
+        tracer: Tracer,
+        meter: Meter,
+        log: EventLog,
+    ) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._hosts = hosts
+        self._clock = clock
+        self._ids = ids
+        self._tracer = tracer
+        self._meter = meter
+        self._log = log
+        self._buckets: dict[str, Bucket] = {}
+        self._in_flight = 0
+        self._draining = False
+        self._open: Mapping[str, OpenHandler] = {
+            "/healthz": management.healthz,
+            "/readyz": management.readyz,
+            "/metrics": management.metrics,
+        }
+        self._routes: Mapping[str, tuple[str, Handler]] = {
+            "/v1/chat/completions": ("POST", completions.chat),
+            "/v1/embeddings": ("POST", embeddings.embeddings),
+            "/v1/models": ("GET", management.models),
+            "/api/ingest": ("POST", management.ingest),
+            "/api/knowledge": ("GET", management.knowledge),
+        }
+        self._prefixes: Mapping[str, tuple[str, Handler]] = {
+            "/v1/models/": ("GET", management.models),
+            "/api/traces/": ("GET", management.trace),
+            "/api/sessions/": ("GET", management.session),
+        }
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; those under way go on."""
+        self._draining = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request: every error becomes an answer, every answer is counted."""
+        exchange = Exchange(scope, receive, send)
+        route = self._route(exchange.path)
+        began_s = self._clock.now_s()
+        self._in_flight += 1
+        self._meter.in_flight(1)
+        try:
+            await self._answer(exchange)
+        except ClientGoneError:
+            exchange.status = CLIENT_GONE
+        finally:
+            self._in_flight -= 1
+            self._meter.in_flight(-1)
+            self._account(exchange, route, self._clock.now_s() - began_s)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        """Admit and dispatch; an error before the first byte is a plain error response."""
+        try:
+            if public := self._open.get(exchange.path):
+                await public(exchange)
+                return
+            check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
+            caller = self._keys.caller(exchange.header(b"authorization"))
+            handler = self._find(exchange)
+            self._admit(caller)
+            await self._traced(exchange, caller, handler)
+        except MurmurateError as error:
+            await self._refuse(exchange, error)
+        except ClientGoneError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - a bug of ours must not look like a dead server
+            self._log.event("request.fault", type=type(fault).__name__, detail=str(fault)[:300])
+            await self._refuse(exchange, MurmurateError("a fault of this server; see its log"))
+
+    async def _traced(self, exchange: Exchange, caller: Caller, handler: Handler) -> None:
+        """Run the handler as the root of a trace whose id the client gets to know."""
+        parent = _parent(exchange.header(b"traceparent")) or TraceRef(self._ids.trace_id())
+        exchange.headers.append((b"x-murmurate-trace", parent.trace_id.encode()))
+        place = {"tenant": caller.tenant, "path": exchange.path}
+        with self._tracer.span(parent, "gateway", **place) as span:
+            await handler(exchange, caller, span)
+            span.note(status=exchange.status)
+
+    async def _refuse(self, exchange: Exchange, error: MurmurateError) -> None:
+        """Send the error, unless the response has begun: then breaking off is all that is left."""
+        if exchange.status:
+            raise error
+        if error.retry_s is not None:
+            seconds = str(max(1, round(error.retry_s + 0.5))).encode()
+            exchange.headers.append((b"retry-after", seconds))
+        await exchange.answer_json(error.http_status, error_body(error))
+
+    def _admit(self, caller: Caller) -> None:
+        """Refuse at once what can't be served: draining, too many at a time, too fast."""
+        if self._draining:
+            raise ShuttingDownError("this server is shutting down", retry_s=1)
+        if self._in_flight > self._limits.requests_max:
+            raise OverloadedError(
+                f"{self._limits.requests_max} requests are under way: the most this server takes",
+                retry_s=1,
+            )
+        rate, now_s = self._limits.rate, self._clock.now_s()
+        bucket = self._buckets.get(caller.key_id) or full(rate, now_s)
+        self._buckets[caller.key_id], wait_s = take(bucket, rate, now_s)
+        if wait_s:
+            raise RateLimitedError(
+                f"this key may ask {rate.per_s * 60:g} times a minute; again in {wait_s:.1f} s",
+                retry_s=wait_s,
+            )
+
+    def _find(self, exchange: Exchange) -> Handler:
+        """Return the handler of the path, or say what is wrong with path or method."""
+        path = exchange.path
+        found = self._routes.get(path) or next(
+            (route for prefix, route in self._prefixes.items() if path.startswith(prefix)), None
+        )
+        if found is None:
+            raise NotFoundError(f"there is nothing at {path[:200]}")
+        method, handler = found
+        if exchange.method != method:
+            raise MethodNotAllowedError(f"{path} takes {method}, not {exchange.method}")
+        return handler
+
+    def _route(self, path: str) -> str:
+        """Return the path as a label: bounded in number, whatever clients ask for."""
+        if path in self._routes or path in self._open:
+            return path
+        return next((p + "{id}" for p in self._prefixes if path.startswith(p)), "other")
+
+    def _account(self, exchange: Exchange, route: str, seconds: float) -> None:
+        """Count the request and write its line."""
+        self._meter.request(route, exchange.status, seconds)
+        if route in self._open:
+            return
+        trace = dict(exchange.headers).get(b"x-murmurate-trace", b"").decode()
+        ms = round(seconds * 1000, 1)
+        self._log.event("request.done", route=route, status=exchange.status, ms=ms, trace=trace)
+
+
+def _parent(traceparent: bytes | None) -> TraceRef | None:
+    """Return the caller's place in its own trace (W3C Trace Context), when it is well-formed."""
+    found = _TRACEPARENT.fullmatch(traceparent or b"")
+    if found is None or not int(found[1], 16) or not int(found[2], 16):
+        return None
+    return TraceRef(found[1].decode(), found[2].decode())

@@ -1,0 +1,98 @@
+"""Keeps each turn of a session: durable before the client hears that the answer is complete."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import NotFoundError
+from murmurate.core.ids import Ids
+from murmurate.core.ports import Entry, Log, Model, Tracer
+from murmurate.core.types import Delta, Finished, Message, Request, Role, SessionRef
+from murmurate.sync.entries import (
+    KIND,
+    SessionMessage,
+    answer_citations,
+    answer_parts,
+    continued,
+    decode,
+    encode,
+    fresh,
+    next_hlc,
+    stream_of,
+)
+
+HISTORY_MAX = 400
+"""The newest messages of a session that reach the model; older ones stay in the log."""
+
+
+class Sessions:
+    """A `Model` that continues stored sessions; a request without one passes through."""
+
+    def __init__(
+        self, below: Model, *, log: Log, clock: Clock, ids: Ids, tracer: Tracer, writer: str
+    ) -> None:
+        self._below = below
+        self._log = log
+        self._clock = clock
+        self._ids = ids
+        self._tracer = tracer
+        self._writer = writer
+
+    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        """Answer with the stored history in front; store the turn before `Finished` goes out."""
+        if request.session is None:
+            async with aclosing(self._below.answer(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        stored = await self.history(request.tenant, request.session)
+        whole = msgspec.structs.replace(request, messages=continued(stored, request.messages))
+        answer: list[Delta] = []
+        async with aclosing(self._below.answer(whole)) as deltas:
+            async for delta in deltas:
+                answer.append(delta)
+                if isinstance(delta, Finished):
+                    await self._store(request, request.session, stored, answer)
+                yield delta
+
+    async def history(self, tenant: str, session: SessionRef) -> list[SessionMessage]:
+        """Return the newest messages of a session, or `NotFoundError`."""
+        if session.new:
+            return []
+        kept: deque[SessionMessage] = deque(maxlen=HISTORY_MAX)
+        async with aclosing(self._log.read(tenant, stream_of(session.id))) as entries:
+            async for entry in entries:
+                kept.append(decode(entry.body))
+        if not kept:
+            raise NotFoundError(f"there is no session {session.id!r}", param="x-murmurate-session")
+        return list(kept)
+
+    async def _store(
+        self,
+        request: Request,
+        session: SessionRef,
+        stored: Sequence[SessionMessage],
+        answer: Sequence[Delta],
+    ) -> None:
+        """Append the fresh messages and the answer together: a turn is kept whole or not at all."""
+        turn = self._ids.new("turn")
+        said = [
+            *fresh(request.messages),
+            Message(Role.ASSISTANT, answer_parts(answer, request.model)),
+        ]
+        last = stored[-1] if stored else None
+        after, hlc = (last.id, last.hlc) if last else (None, None)
+        entries: list[Entry] = []
+        for message in said:
+            hlc = next_hlc(hlc, self._clock.unix_ms(), self._writer)
+            citations = answer_citations(answer) if message.role is Role.ASSISTANT else ()
+            kept = SessionMessage(
+                self._ids.new("msg"), hlc, turn, after, message.role, message.parts, citations
+            )
+            after = kept.id
+            entries.append(Entry(request.tenant, stream_of(session.id), KIND, encode(kept)))
+        with self._tracer.span(request.trace, "store", entries=len(entries)):
+            await self._log.append(entries)

@@ -1,0 +1,40 @@
+"""How a worker starts and ends: its supervisor's pipe is its boot message, then its lifeline.
+
+The first line of stdin is the boot message, as JSON. The pipe then stays silent until the
+supervisor is gone, however it went, and end-of-file ends the worker at once: nothing outlives its
+supervisor.
+Standard output carries a single line back: that the worker serves now.
+"""
+
+import os
+import sys
+import threading
+from typing import TypeVar
+
+import msgspec
+
+_B = TypeVar("_B")
+
+EXIT_ORPHANED = 3
+EXIT_CONFIG = 2
+"""The exit code of a fault that starting again can't mend; the supervisor doesn't try."""
+
+
+def boot(kind: type[_B]) -> _B:
+    """Read the boot message, then watch the lifeline from a thread that needs no event loop."""
+    message = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
+    threading.Thread(target=_watch, name="lifeline", daemon=True).start()
+    return message
+
+
+def say_ready(**facts: str | int) -> None:
+    """Tell the supervisor that this worker serves."""
+    sys.stdout.buffer.write(msgspec.json.encode({"ready": True, **facts}) + b"\n")
+    sys.stdout.flush()
+
+
+def _watch() -> None:
+    """Block until the other end is closed, on the bare descriptor: no lock to wait for."""
+    while os.read(0, 4096):
+        pass
+    os._exit(EXIT_ORPHANED)
