@@ -115,7 +115,8 @@ class Log(Protocol):
         """Yield the entries with a seq above `after`, oldest first.
 
         Where a snapshot newer than `after` exists, it comes first (kind `SNAPSHOT`, its seq) and
-        only the entries behind it follow. `LogCorruptError` at the first damaged entry.
+        only the entries behind it follow. Where one overtakes a reader, it comes midway: a
+        `SNAPSHOT` always means "start over from here". `LogCorruptError` at the first damaged entry.
         """
         ...
 
@@ -132,18 +133,23 @@ class Log(Protocol):
         ...
 
     async def snapshot(self, tenant: str, stream: str, seq: int, body: bytes) -> None:
-        """Let `body` stand for all entries up to and including `seq`; the newest one counts."""
+        """Let `body` stand for all entries up to and including `seq`; the newest one counts.
+
+        An entry of that seq must exist (`LogConflictError`); an older snapshot is ignored.
+        """
         ...
 
     async def forget(self, tenant: str, stream: str, *, before: int | None = None) -> None:
         """Delete the entries with a seq below `before`, or the whole stream when None.
+
+        A snapshot stays unless the whole stream goes; then `streams` leaves it out.
 
         A stream forgotten and written again goes on counting, so a seq never means two things.
         """
         ...
 
     async def close(self) -> None:
-        """Commit what was accepted, then release the store."""
+        """Commit what was accepted, then release the store; running tails end."""
         ...
 
 

@@ -104,10 +104,15 @@ class Sampling(Frozen, frozen=True):
 
 
 class TraceRef(Frozen, frozen=True):
-    """The place in a trace (W3C ids) where the next span hangs."""
+    """The place in a trace (W3C ids) where the next span hangs, and whose it is.
+
+    A trace id can come from a client and proves nothing, so the tenant travels beside it, from the
+    root span down.
+    """
 
     trace_id: str
     span_id: str | None = None
+    tenant: str | None = None
 
 
 class SessionRef(Frozen, frozen=True):

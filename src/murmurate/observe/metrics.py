@@ -41,10 +41,10 @@ class Metrics:
             "murmurate_requests_in_flight", "Requests under way.", registry=registry
         )
         # `labels()` builds and locks at each call; a kept child costs a dictionary look-up.
-        self._requests = cache(lambda route, status: requests.labels(route, status))
-        self._latency = cache(lambda route: latency.labels(route))
-        self._first = cache(lambda model: first.labels(model))
-        self._tokens = cache(lambda model, kind: tokens.labels(model, kind))
+        self._requests = cache(requests.labels)
+        self._latency = cache(latency.labels)
+        self._first = cache(first.labels)
+        self._tokens = cache(tokens.labels)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a finished request."""

@@ -1,0 +1,1 @@
+"""SQLite: the log (truth.db) and the telemetry (telemetry.db) of an embedded platform."""
