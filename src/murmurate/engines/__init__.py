@@ -1,0 +1,1 @@
+"""Engines: what runs models, and what they all share."""

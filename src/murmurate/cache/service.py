@@ -1,0 +1,125 @@
+"""The cache as a stage: the same question of the same tenant is answered from memory."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from hashlib import blake2b
+
+import msgspec
+
+from murmurate.cache.exact import ExactCache
+from murmurate.core.clock import Clock
+from murmurate.core.ports import Model, Tracer
+from murmurate.core.types import (
+    CallPart,
+    Delta,
+    Finished,
+    Message,
+    Part,
+    Request,
+    ResultPart,
+    Usage,
+)
+
+ANSWER_BYTES_MAX = 1024 * 1024
+"""A longer answer is passed on but not kept: it would push out hundreds of others."""
+
+Policy = Callable[[Request], str | None]
+"""Returns what else the answer depends on (such as the version of the documents), or None when the
+request must not be cached."""
+
+_KEY = msgspec.json.Encoder(order="deterministic").encode
+_PACK = msgspec.msgpack.Encoder().encode
+_UNPACK = msgspec.msgpack.Decoder(list[Delta]).decode
+
+
+class Cached:
+    """Answers what it has answered before; everything else goes below and is kept when it may be.
+
+    Kept are complete answers without side effects. An answer that breaks off leaves nothing behind.
+    """
+
+    def __init__(
+        self, below: Model, *, store: ExactCache, clock: Clock, tracer: Tracer, policy: Policy
+    ) -> None:
+        self._below = below
+        self._store = store
+        self._clock = clock
+        self._tracer = tracer
+        self._policy = policy
+
+    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        """Replay the kept answer, its input tokens marked as cached, or ask below."""
+        extra = self._policy(request)
+        with self._tracer.span(request.trace, "cache") as span:
+            key = None if extra is None else key_of(request, extra)
+            kept = key and self._store.get(key, now_s=self._clock.now_s())
+            span.note(hit=bool(kept))
+            if kept:
+                for delta in _UNPACK(kept):
+                    yield _replayed(delta)
+                return
+            recording = _Recording()
+            below = msgspec.structs.replace(request, trace=span.ref)
+            async with aclosing(self._below.answer(below)) as deltas:
+                async for delta in deltas:
+                    if key is not None and (value := recording.add(delta)) is not None:
+                        self._store.put(key, value, now_s=self._clock.now_s())
+                    yield delta
+
+
+class _Recording:
+    """An answer on its way by, as bytes; given up once it is too long to be kept."""
+
+    def __init__(self) -> None:
+        self._deltas: list[msgspec.Raw] = []
+        self._bytes = 0
+
+    def add(self, delta: Delta) -> bytes | None:
+        """Take the next delta; return the whole answer when it is complete and may be kept."""
+        if self._bytes > ANSWER_BYTES_MAX:
+            return None
+        encoded = _PACK(delta)
+        self._bytes += len(encoded)
+        self._deltas.append(msgspec.Raw(encoded))
+        if self._bytes > ANSWER_BYTES_MAX:
+            self._deltas.clear()
+            return None
+        whole = isinstance(delta, Finished) and not delta.side_effects
+        return _PACK(self._deltas) if whole else None
+
+
+def key_of(request: Request, extra: str) -> bytes:
+    """Return the digest of everything the answer depends on; the tenant leads."""
+    parts = (
+        request.tenant,
+        sorted(request.scopes),
+        request.model,
+        _with_plain_ids(request.messages),
+        request.tools,
+        request.sampling,
+        extra,
+    )
+    return blake2b(_KEY(parts), digest_size=32).digest()
+
+
+def _with_plain_ids(messages: tuple[Message, ...]) -> list[tuple[str, list[Part]]]:
+    """Number the ids of tool calls by order, as they are drawn anew in every conversation."""
+    numbers: dict[str, str] = {}
+
+    def plain(part: Part) -> Part:
+        if isinstance(part, CallPart):
+            number = numbers.setdefault(part.id, str(len(numbers)))
+            return msgspec.structs.replace(part, id=number)
+        if isinstance(part, ResultPart):
+            number = numbers.setdefault(part.call_id, str(len(numbers)))
+            return msgspec.structs.replace(part, call_id=number)
+        return part
+
+    return [(message.role.value, [plain(part) for part in message.parts]) for message in messages]
+
+
+def _replayed(delta: Delta) -> Delta:
+    """Nothing was read or written by an engine for this answer, so its input counts as cached."""
+    if isinstance(delta, Usage):
+        return msgspec.structs.replace(delta, tokens_cached=delta.tokens_in)
+    return delta

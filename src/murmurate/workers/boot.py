@@ -1,0 +1,39 @@
+"""What the supervisor tells each worker at its start, as one line of JSON on its stdin."""
+
+import msgspec
+
+from murmurate.config import Config, ModelConfig
+
+
+class EngineBoot(msgspec.Struct, frozen=True):
+    """Serve this model on that socket, to whoever has the key."""
+
+    name: str
+    model: ModelConfig
+    socket: str
+    key: str
+
+
+class LibraryBoot(msgspec.Struct, frozen=True):
+    """Serve on that socket, and keep the index in that folder."""
+
+    socket: str
+    index: str
+
+
+class SandboxBoot(msgspec.Struct, frozen=True):
+    """Serve on that socket."""
+
+    socket: str
+
+
+class ServerBoot(msgspec.Struct, frozen=True):
+    """Serve HTTP on an inherited listening socket, with the other workers behind."""
+
+    config: Config
+    state: str
+    listening: int
+    engine_sockets: dict[str, str]
+    engine_keys: dict[str, str]
+    library: str
+    sandbox: str
