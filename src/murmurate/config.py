@@ -4,20 +4,29 @@ Every default works on one machine, offline, with nothing else installed. A key 
 wrong type or an impossible pair stops the start with the key, its value and what was expected.
 """
 
+import copy
 import os
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
+from msgspec import Meta
 
 from murmurate.core.errors import ConfigError
 
 FILE_DEFAULT = Path("murmurate.toml")
 ENVIRONMENT_PREFIX = "MURMURATE_"
 DATA = Path(__file__).parent / "data"
+
+TOOLS = ("search", "calculate")
+
+Count = Annotated[int, Meta(ge=1)]
+Room = Annotated[int, Meta(ge=0)]
+"""A bound at which zero means none at all."""
+Amount = Annotated[float, Meta(gt=0, le=1e9)]  # an upper end, as TOML has `inf` and `nan`
 
 _T = TypeVar("_T")
 
@@ -33,9 +42,9 @@ class ServerConfig(Section, frozen=True):
     state: str = "./state"
     hosts: tuple[str, ...] = ()
     """Further names that `Host` may carry; loopback and the listen address always may."""
-    body_bytes_max: int = 4 * 1024 * 1024
-    streams_max: int = 1024
-    drain_s: float = 20.0
+    body_bytes_max: Count = 4 * 1024 * 1024
+    requests_max: Count = 1024
+    drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 20.0
 
 
 class Engine(StrEnum):
@@ -55,13 +64,13 @@ class ModelConfig(Section, frozen=True):
     key: str | None = None
     upstream_name: str | None = None
     rules: str | None = None
-    slots: int = 4
-    context_tokens: int = 4096
-    threads: int | None = None
-    temperature: float | None = None
-    first_token_s: float = 60.0
+    slots: Count = 4
+    context_tokens: Annotated[int, Meta(ge=64)] = 4096
+    threads: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    first_token_s: Amount = 60.0
     """How long the first token may take: a time-out for dead upstreams, not a target."""
-    stall_s: float = 30.0
+    stall_s: Amount = 30.0
 
 
 class AnswerStyle(StrEnum):
@@ -80,8 +89,8 @@ class AgentConfig(Section, frozen=True):
     tools: tuple[str, ...] = ()
     answers: AnswerStyle = AnswerStyle.COMPOSE
     """`quote`: the best passage, word for word, or "I don't know"; `compose`: the model writes."""
-    steps_max: int = 6
-    history_chars_max: int = 24_000
+    steps_max: Count = 6
+    history_chars_max: Count = 24_000
 
 
 class KnowledgeConfig(Section, frozen=True):
@@ -93,23 +102,23 @@ class KnowledgeConfig(Section, frozen=True):
 class RouterConfig(Section, frozen=True):
     """How many requests may wait for a model, by lane."""
 
-    urgent_queue_max: int = 64
-    batch_queue_max: int = 1024
+    urgent_queue_max: Room = 64
+    batch_queue_max: Room = 1024
 
 
 class CacheConfig(Section, frozen=True):
     """The exact cache of answers."""
 
-    ttl_s: float = 3600.0
-    entries_max: int = 10_000
-    bytes_max: int = 64 * 1024 * 1024
+    ttl_s: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
+    entries_max: Room = 10_000
+    bytes_max: Room = 64 * 1024 * 1024
 
 
 class LimitConfig(Section, frozen=True):
     """What one key may do."""
 
-    requests_per_minute: float = 600.0
-    burst: int = 60
+    requests_per_minute: Amount = 600.0
+    burst: Count = 60
 
 
 class Config(Section, frozen=True):
@@ -197,6 +206,34 @@ def parse(raw: Mapping[str, Any], environment: Mapping[str, str] | None = None) 
     return config
 
 
+def explain(path: Path | None = None) -> list[tuple[str, Any, str]]:
+    """Return every setting as (key, value, origin): the default, the file, or the environment."""
+    effective = load(path)
+    file = path or FILE_DEFAULT
+    raw = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    from_file = set(_flat(raw))
+    from_environment = set(_flat(_overlay({}, os.environ)))
+    settings: list[tuple[str, Any, str]] = []
+    for key, value in _flat(msgspec.to_builtins(effective)).items():
+        if key in from_environment:
+            origin = "environment"
+        else:
+            origin = str(file) if key in from_file else "default"
+        settings.append((key, value, origin))
+    return settings
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as `section.name.key` pairs."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(cast("dict[str, Any]", value), f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def secret(reference: str) -> str:
     """Resolve `env:NAME` or `file:PATH`; the value itself is never accepted, so it can't leak."""
     kind, _, rest = reference.partition(":")
@@ -207,9 +244,14 @@ def secret(reference: str) -> str:
         return value
     if kind == "file":
         try:
-            return Path(rest).expanduser().read_text(encoding="utf-8").strip()
+            value = Path(rest).expanduser().read_text(encoding="utf-8").strip()
         except OSError as cause:
             raise ConfigError(f"key = {reference!r}: {cause.strerror}") from cause
+        except UnicodeDecodeError as cause:
+            raise ConfigError(f"key = {reference!r}: the file is not text") from cause
+        if not value:
+            raise ConfigError(f"key = {reference!r}: the file is empty")
+        return value
     raise ConfigError("key: expected a reference, env:NAME or file:PATH, not the secret itself")
 
 
@@ -230,7 +272,7 @@ def documents_path(folder: str) -> Path:
 
 def _overlay(raw: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return a copy of `raw` with the environment's values in their places."""
-    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(raw))
+    tree: dict[str, Any] = copy.deepcopy(dict(raw))
     for name in sorted(environment):
         if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
             continue
@@ -260,9 +302,24 @@ def _section(where: str, raw: Any, kind: type[_T]) -> _T:  # noqa: ANN401 - not 
     except msgspec.ValidationError as cause:
         message, _, place = str(cause).partition(" - at `$")
         key = place.strip("`.")
-        value = cast("dict[str, Any]", raw).get(key) if key and isinstance(raw, dict) else None
-        shown = f" = {value!r}" if value is not None and key != "key" else ""
-        raise ConfigError(f"{where}{'.' if key else ''}{key}{shown}: {message}") from cause
+        name = key.partition("[")[0]
+        value = cast("dict[str, Any]", raw).get(name) if isinstance(raw, dict) else raw
+        shown = (
+            f" = {value!r}"
+            if value is not None and name != "key" and (place or value is raw)
+            else ""
+        )
+        expected = _expected(kind, name) if "nvalid enum" in message or "unknown" in message else ""
+        raise ConfigError(
+            f"{where}{'.' if key else ''}{key}{shown}: {message}{expected}"
+        ) from cause
+
+
+def _expected(kind: type[Any], name: str) -> str:
+    """Return what msgspec leaves unsaid: the values of an enum, or the keys of a section."""
+    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    known = types if not name else [choice.value for choice in types[name]]
+    return f"; expected one of {', '.join(known)}"
 
 
 def _check(config: Config) -> None:
@@ -270,21 +327,28 @@ def _check(config: Config) -> None:
     for name, model in config.models.items():
         _check_model(name, model)
     for name, agent in config.agents.items():
-        where = f"agents.{name}"
-        if name in config.models or name == EMBEDDER_NAME:
-            raise ConfigError(f"{where}: a model has this name already; choose another")
-        if agent.model not in config.models:
-            known = ", ".join(config.models)
-            raise ConfigError(f"{where}.model = {agent.model!r}: expected one of {known}")
-        for collection in agent.knowledge:
-            if collection not in config.knowledge:
-                known = ", ".join(config.knowledge) or "none is configured"
-                raise ConfigError(f"{where}.knowledge = {collection!r}: expected one of {known}")
-        if "search" in agent.tools and not agent.knowledge:
-            raise ConfigError(f"{where}.tools has 'search' but knowledge = []: name a collection")
+        _check_agent(name, agent, config)
     if "default" not in config.limits:
         raise ConfigError("limits: expected a section [limits.default]")
     listen_address(config.server.listen)
+
+
+def _check_agent(name: str, agent: AgentConfig, config: Config) -> None:
+    where = f"agents.{name}"
+    if name in config.models or name == EMBEDDER_NAME:
+        raise ConfigError(f"{where}: a model has this name already; choose another")
+    if agent.model not in config.models:
+        known = ", ".join(config.models)
+        raise ConfigError(f"{where}.model = {agent.model!r}: expected one of {known}")
+    for collection in agent.knowledge:
+        if collection not in config.knowledge:
+            known = ", ".join(config.knowledge) or "none is configured"
+            raise ConfigError(f"{where}.knowledge = {collection!r}: expected one of {known}")
+    for tool in agent.tools:
+        if tool not in TOOLS:
+            raise ConfigError(f"{where}.tools = {tool!r}: expected one of {', '.join(TOOLS)}")
+    if "search" in agent.tools and not agent.knowledge:
+        raise ConfigError(f"{where}.tools has 'search' but knowledge = []: name a collection")
 
 
 def _check_model(name: str, model: ModelConfig) -> None:
@@ -295,16 +359,11 @@ def _check_model(name: str, model: ModelConfig) -> None:
         raise ConfigError(f"{where}.{needed} is missing: engine {model.engine.value!r} needs it")
     if name == EMBEDDER_NAME:
         raise ConfigError(f"{where}: the name belongs to the built-in embedder; choose another")
-    if model.slots < 1 or model.context_tokens < 64:
-        raise ConfigError(
-            f"{where}: slots = {model.slots}, context_tokens = {model.context_tokens}: "
-            "expected slots >= 1 and context_tokens >= 64"
-        )
 
 
 def listen_address(listen: str) -> tuple[str, int]:
     """Split `host:port` (or `[::1]:port`); port 0 lets the system choose."""
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f"server.listen = {listen!r}: expected HOST:PORT, port 0 to 65535")
     return host.strip("[]") or "127.0.0.1", int(port)

@@ -57,8 +57,8 @@ def opening(
 ) -> tuple[Message, ...]:
     """Return the system message and the newest messages that fit into `chars_max` characters.
 
-    The last message always stays, and history is cut only before a user's message, so that no tool
-    result loses its call.
+    The user's last message and what follows it always stay, and history is cut only before a user's
+    message, so that no tool result loses its call.
     """
     systems = [instructions] if instructions else []
     systems += [message.text for message in messages if message.role is Role.SYSTEM]
@@ -71,12 +71,17 @@ def opening(
 
 
 def newest(messages: Sequence[Message], *, chars_max: int) -> tuple[Message, ...]:
-    """Return the longest tail that starts with a user's message and fits."""
-    start = max(len(messages) - 1, 0)
+    """Return the longest tail that starts with a user's message and fits.
+
+    What came since the user's last message stays whatever its length: it is the question, and the
+    results of the tools that were called for it.
+    """
+    asked = [index for index, message in enumerate(messages) if message.role is Role.USER]
+    start = asked[-1] if asked else 0
     chars = 0
     for index in range(len(messages) - 1, -1, -1):
         chars += sum(length(part) for part in messages[index].parts)
-        if chars > chars_max and index < len(messages) - 1:
+        if chars > chars_max and index < start:
             break
         if messages[index].role is Role.USER:
             start = index

@@ -11,6 +11,8 @@ from murmurate.core.ports import Entry
 from murmurate.core.types import Caller, Frozen
 
 KIND = "key.created"
+REGISTRY = "system"
+"""The tenant that owns the streams of keys: a key must be found before its tenant is known."""
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -31,7 +33,7 @@ def digest(secret: str) -> str:
 
 def entry_of(record: KeyRecord) -> Entry:
     """Return the log entry of a key."""
-    return Entry(record.tenant, f"key/{record.id}", KIND, msgspec.json.encode(record))
+    return Entry(REGISTRY, f"key/{record.id}", KIND, msgspec.json.encode(record))
 
 
 class Keys:

@@ -4,6 +4,7 @@
 data path) and `management.py`.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
@@ -143,7 +144,7 @@ class Gateway:
         if exchange.status:
             raise error
         if error.retry_s is not None:
-            seconds = str(max(1, round(error.retry_s + 0.5))).encode()
+            seconds = str(max(1, math.ceil(error.retry_s))).encode()
             exchange.headers.append((b"retry-after", seconds))
         await exchange.answer_json(error.http_status, error_body(error))
 

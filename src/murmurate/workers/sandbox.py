@@ -10,17 +10,12 @@ import pydantic_monty as monty
 
 from murmurate.adapters.sandbox import Outcome, Run
 from murmurate.adapters.wire import serve
+from murmurate.workers.boot import SandboxBoot
 from murmurate.workers.lifeline import boot, say_ready
 
 INTERPRETERS_MAX = 4
 ERROR_CHARS_MAX = 300
 RESULT_BYTES_MAX = 64 * 1024
-
-
-class SandboxBoot(msgspec.Struct, frozen=True):
-    """What the supervisor tells this worker."""
-
-    socket: str
 
 
 class Sandbox:

@@ -1,0 +1,5 @@
+"""`python -m murmurate` is `murmurate`."""
+
+from murmurate.cli import main
+
+main()

@@ -1,0 +1,327 @@
+"""The library worker: parsers, embedder and index, in a process that may crash and come back.
+
+What it keeps under `index/` can be made again from the log. All changes of the index go through
+one thread, in order; searches run beside it.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
+
+from murmurate.adapters import parse
+from murmurate.adapters.chunks import ChunkTable
+from murmurate.adapters.keywords import KeywordIndex, Words
+from murmurate.adapters.library import Drop, Embed, Extract, Find, Held, List, Put, State
+from murmurate.adapters.minilm import BATCH, DIMENSIONS, GRAPH_VERSION, MiniLM
+from murmurate.adapters.wire import serve
+from murmurate.core.errors import MissingPartError, OverloadedError
+from murmurate.core.ports import Embeddings
+from murmurate.knowledge.ports import Document, Found, Hit, LibraryState, Term
+from murmurate.knowledge.words import is_mostly_latin
+from murmurate.workers.boot import LibraryBoot
+from murmurate.workers.lifeline import boot, say_ready
+
+if TYPE_CHECKING:
+    from murmurate.adapters.vectors import VectorTable
+
+SEARCH_THREADS = 2
+SEARCHES_MAX = 64
+"""Searches and embeddings at once, waiting ones included; more are refused."""
+TEXTS_MAX = 2048
+EMBEDDER_WAIT_S = 3.0
+"""How long a search waits for an embedder that is still loading, before it goes on without."""
+EMBEDDER = f"minilm-int8-{GRAPH_VERSION}"
+PENDING_BATCH = 2 * BATCH
+
+LibraryMessage = List | Extract | Held | Put | Drop | State | Find | Embed
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Meaning:
+    """The loaded embedder and the vectors: there only where its packages are installed."""
+
+    def __init__(self, folder: Path, table: ChunkTable) -> None:
+        """Load both; blocks for a moment, or for seconds when the model's graph must be built."""
+        self.model = MiniLM(folder)
+        from murmurate.adapters import vectors
+
+        self._vectors = vectors
+        self._table = table
+        self.kept: VectorTable = vectors.VectorTable(DIMENSIONS)
+
+    def load(self) -> None:
+        """Read the stored vectors. Runs in the indexing thread, so that no change is missed."""
+        self._table.use_embedder(EMBEDDER)
+        for row, tenant, collection, vector in self._table.vectors():
+            self.kept.put(tenant, collection, [row], [self._vectors.from_bytes(vector)])
+
+    def embed_pending(self) -> int:
+        """Make the vectors of some chunks that have none; return how many."""
+        pending = self._table.pending(limit=PENDING_BATCH)
+        if not pending:
+            return 0
+        made, _ = self.model.embed([chunk.text for chunk in pending])
+        self._table.set_vectors(
+            [(chunk.row, vector.tobytes()) for chunk, vector in zip(pending, made, strict=True)]
+        )
+        for chunk, vector in zip(pending, made, strict=True):
+            self.kept.put(chunk.tenant, chunk.collection, [chunk.row], [vector])
+        return len(pending)
+
+    def compare(
+        self, message: Find, rows: Sequence[int]
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the nearest rows, and the cosines of the given rows."""
+        [question], _ = self.model.embed([message.question])
+        every, cosines = self.kept.compare(message.tenant, message.collections, question)
+        near = self._vectors.best(every, cosines, limit=message.limit)
+        wanted = set(rows) - near.keys()
+        others = {
+            int(row): float(cosine)
+            for row, cosine in zip(every, cosines, strict=True)
+            if wanted and int(row) in wanted
+        }
+        return near, others
+
+
+class LibraryWorker:
+    """Answers the messages of `adapters.library`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._words = Words(folder)
+        self._table = ChunkTable(folder)
+        self._keywords = KeywordIndex(folder, self._words)
+        self._indexing = ThreadPoolExecutor(1, "indexing")
+        self._searching = ThreadPoolExecutor(SEARCH_THREADS, "searching")
+        self._reading = ThreadPoolExecutor(1, "reading")
+        self._meaning: asyncio.Future[Meaning] = asyncio.get_running_loop().create_future()
+        self._searches = 0
+        self._work = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._catch_up()),
+            asyncio.create_task(self._load_and_embed()),
+        ]
+
+    async def handle(self, message: LibraryMessage) -> object:
+        """Answer one message."""
+        match message:
+            case List():
+                return await self._on(
+                    self._reading, parse.listing, message.folder, files_max=message.files_max
+                )
+            case Extract():
+                return await self._on(
+                    self._reading,
+                    parse.extract,
+                    message.folder,
+                    message.path,
+                    bytes_max=message.bytes_max,
+                )
+            case Held():
+                return await self._on(
+                    self._indexing, self._table.held, message.tenant, message.collection
+                )
+            case Put():
+                await self._change(
+                    message.tenant,
+                    message.collection,
+                    [document.id for document in message.documents],
+                    message.documents,
+                )
+                return None
+            case Drop():
+                await self._change(message.tenant, message.collection, message.ids, ())
+                return None
+            case State():
+                return await self._state(message)
+            case Find():
+                return await self._bounded(self._find, message)
+            case Embed():
+                return await self._bounded(self._embed, message)
+            case _:
+                assert_never(message)
+
+    async def close(self) -> None:
+        """Stop after the batch that is under way, and close the files."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        for threads in (self._reading, self._searching, self._indexing):
+            await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
+        self._keywords.close()
+        self._table.close()
+
+    async def _catch_up(self) -> None:
+        """Build the keyword index anew when it misses what the chunk table has."""
+        await self._on(self._indexing, self._rebuild_keywords)
+        if self._words.was_needed():
+            await asyncio.to_thread(self._words.load)
+
+    def _rebuild_keywords(self) -> None:
+        generation = self._table.generation()
+        if self._keywords.generation() != generation:
+            self._keywords.clear()
+            self._keywords.add(self._table.lines())
+            self._keywords.commit(generation)
+
+    async def _load_and_embed(self) -> None:
+        """Load the embedder, then give vectors to all chunks that have none, as they come."""
+        try:
+            meaning = await asyncio.to_thread(Meaning, self._folder, self._table)
+            await self._on(self._indexing, meaning.load)
+        except (MissingPartError, OSError) as cause:
+            missing = MissingPartError(cause.detail if isinstance(cause, MissingPartError) else str(cause))
+            self._meaning.set_exception(missing)
+            self._meaning.exception()  # seen: whoever asks gets it again
+            self._settled.set()
+            sys.stderr.write(f"library: {missing}\n")
+            return
+        self._meaning.set_result(meaning)
+        while True:
+            self._work.clear()
+            while await self._on(self._indexing, meaning.embed_pending):
+                await asyncio.sleep(0)  # changes that wait for the thread go first
+            if not self._work.is_set():
+                self._settled.set()
+                await self._work.wait()
+
+    async def _change(
+        self, tenant: str, collection: str, ids: Sequence[str], documents: Sequence[Document]
+    ) -> None:
+        """Put documents in place of those ids; none: drop them."""
+        await self._on(self._indexing, self._replace, tenant, collection, ids, documents)
+        if documents and not self._missing():
+            self._settled.clear()
+            self._work.set()
+
+    def _replace(
+        self, tenant: str, collection: str, ids: Sequence[str], documents: Sequence[Document]
+    ) -> None:
+        rows = self._table.drop(tenant, collection, ids)
+        lines = self._table.put(tenant, collection, documents)
+        if self._meaning.done() and not self._meaning.exception():
+            self._meaning.result().kept.remove(tenant, collection, rows)
+        self._keywords.remove(rows)
+        self._keywords.add(lines)
+        self._keywords.commit(self._table.generation())
+
+    async def _state(self, message: State) -> LibraryState:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(message.wait_s):
+                await self._settled.wait()
+        chunks, pending = await self._on(
+            self._searching, self._table.count, message.tenant, message.collection
+        )
+        missing = self._missing()
+        return LibraryState(chunks, 0 if missing else pending, missing)
+
+    async def _find(self, message: Find) -> Found:
+        meaning = await self._meaning_for(message.question)
+        return await self._on(self._searching, self._find_now, message, meaning)
+
+    def _find_now(self, message: Find, meaning: Meaning | None) -> Found:
+        asked = self._keywords.find(
+            message.tenant, message.collections, message.question, limit=message.limit
+        )
+        scores = dict(asked.rows)
+        near: dict[int, float] = {}
+        others: dict[int, float] = {}
+        if meaning is not None:
+            near, others = meaning.compare(message, list(scores))
+        hits = [
+            Hit(
+                document=row.document,
+                collection=row.collection,
+                path=row.path,
+                title=row.title,
+                context=row.context,
+                text=row.text,
+                start=row.start,
+                end=row.end,
+                line_first=row.line_first,
+                line_last=row.line_last,
+                cosine=near.get(row.row, others.get(row.row)),
+                bm25=scores.get(row.row),
+            )
+            for row in self._table.rows([*scores, *(near.keys() - scores.keys())])
+        ]
+        return Found(tuple(hits), tuple(Term(word, idf) for word, idf in asked.terms))
+
+    async def _embed(self, message: Embed) -> Embeddings:
+        meaning = await asyncio.shield(self._meaning)
+        vectors: list[tuple[float, ...]] = []
+        tokens = 0
+        for first in range(0, len(message.texts), BATCH):  # searches come in between
+            texts = message.texts[first : first + BATCH]
+            made, read = await self._on(self._searching, meaning.model.embed, texts)
+            vectors.extend(tuple(vector) for vector in made.tolist())
+            tokens += read
+        return Embeddings(tuple(vectors), tokens)
+
+    async def _meaning_for(self, question: str) -> Meaning | None:
+        """Return embedder and vectors, None where they are missing or mean nothing."""
+        if not is_mostly_latin(question):
+            return None
+        try:
+            async with asyncio.timeout(EMBEDDER_WAIT_S):
+                return await asyncio.shield(self._meaning)
+        except (MissingPartError, TimeoutError):
+            return None
+
+    def _missing(self) -> str | None:
+        """Return why there is no embedder, None when there is or may be one."""
+        if not self._meaning.done() or self._meaning.exception() is None:
+            return None
+        return str(getattr(self._meaning.exception(), "detail", ""))
+
+    async def _bounded(self, answer: Callable[[_M], object], message: _M) -> object:
+        if self._searches >= SEARCHES_MAX:
+            raise OverloadedError(f"{SEARCHES_MAX} searches wait already", retry_s=1)
+        self._searches += 1
+        try:
+            return await answer(message)
+        finally:
+            self._searches -= 1
+
+    async def _on(
+        self,
+        threads: ThreadPoolExecutor,
+        step: Callable[_P, _R],
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> _R:
+        """Run a blocking step in one of the thread pools."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, lambda: step(*args, **options))
+
+
+async def main() -> None:
+    """Serve until SIGTERM."""
+    boot_message = boot(LibraryBoot)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    worker = LibraryWorker(Path(boot_message.index))
+    server = await serve(boot_message.socket, LibraryMessage, worker.handle)
+    say_ready(pid=os.getpid())
+    await stop.wait()
+    server.close()
+    await worker.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

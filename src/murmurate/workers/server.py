@@ -1,0 +1,80 @@
+"""The server process: one event loop with everything between HTTP and the other workers."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Generator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from murmurate import compose
+from murmurate.workers.boot import ServerBoot
+from murmurate.workers.lifeline import boot, say_ready
+
+READY_POLL_S = 0.05
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with our own signal handling: it would end itself with the signal it was sent."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+async def main(message: ServerBoot) -> None:
+    """Serve until SIGTERM, then finish what is under way and close everything in order."""
+    state = Path(message.state)
+    workers = compose.Workers(
+        message.engine_sockets, message.engine_keys, message.library, message.sandbox
+    )
+    outside = compose.outside(message.config, state, workers)
+    keys = await compose.open_keys(outside.log, outside.clock, outside.ids, first_key=state / "key")
+    service = compose.service(message.config, outside, keys)
+    listening = socket.socket(fileno=message.listening)
+    server = Server(
+        uvicorn.Config(
+            service.app,
+            lifespan="off",
+            ws="none",
+            http="httptools",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(message.config.server.drain_s),
+        )
+    )
+
+    def drain() -> None:
+        service.app.drain()
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, drain)
+    first_pass = asyncio.create_task(service.platform.first_pass())
+    announcing = asyncio.create_task(announce(service, listening))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        for task in (first_pass, announcing):
+            task.cancel()
+        await asyncio.gather(first_pass, announcing, return_exceptions=True)
+        await compose.close(outside)
+
+
+async def announce(service: compose.Service, listening: socket.socket) -> None:
+    """Tell the supervisor as soon as /readyz would say 200."""
+    while not (await service.platform.readiness()).ready:
+        await service.outside.clock.sleep(READY_POLL_S)
+    host, port = listening.getsockname()[:2]
+    say_ready(url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    uvloop.run(main(boot(ServerBoot)))
