@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ class Running:
 @contextmanager
 def running(
     state: Path, *options: str, environment: dict[str, str] | None = None
-) -> Iterator[Running]:
+) -> Generator[Running]:
     """Start `murmurate up` on a free port, wait until it is ready, and stop it by SIGTERM."""
     ready_file = state.parent / f"{state.name}.ready"
     process = up(state, "--ready-file", str(ready_file), *options, environment=environment)

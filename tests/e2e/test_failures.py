@@ -27,6 +27,8 @@ text = "I hear you"
 """
 
 CONFIG = """
+[knowledge]
+
 [models.slow]
 engine = "scripted"
 rules = "{rules}"

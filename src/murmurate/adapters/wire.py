@@ -1,8 +1,8 @@
 """How processes of one host talk: typed messages over a Unix socket, many calls in flight at once.
 
 A frame is a length (4 bytes, big-endian) and a msgpack value. The caller sends `(id, message)`, the
-worker answers `(id, reply, None)` or `(id, None, (code, detail))`; `(id, None)` from the caller
-withdraws a call. Messages are msgspec structs that name the type of their reply; never pickle.
+worker answers `(id, reply, None)` or `(id, None, (code, detail, retry_s))`; `(id, None)` from the
+caller withdraws a call. Messages are msgspec structs that name the type of their reply; never pickle.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ class Caller:
         try:
             while (frame := await read_frame(reader)) is not None:
                 call_id, reply, failure = msgspec.msgpack.decode(
-                    frame, type=tuple[int, msgspec.Raw, tuple[str, str] | None]
+                    frame, type=tuple[int, msgspec.Raw, tuple[str, str, float | None] | None]
                 )
                 future = self._calls.get(call_id)
                 if future is None or future.done():
@@ -161,10 +161,10 @@ async def serve(
         try:
             frame = encode((call_id, await handle(message), None))
         except MurmurateError as error:
-            frame = encode((call_id, None, (error.code, error.detail)))
+            frame = encode((call_id, None, (error.code, error.detail, error.retry_s)))
         except Exception as error:  # noqa: BLE001 - the caller must hear of it, whatever it is
             detail = f"{type(error).__name__} in {type(message).__name__}"
-            frame = encode((call_id, None, (MurmurateError.code, detail)))
+            frame = encode((call_id, None, (MurmurateError.code, detail, None)))
         writer.write(frame)
         with suppress(ConnectionError):
             await writer.drain()
@@ -195,11 +195,11 @@ async def serve(
     return server
 
 
-def _error(code: str, detail: str) -> MurmurateError:
+def _error(code: str, detail: str, retry_s: float | None) -> MurmurateError:
     """Return the error of that code, as the worker raised it."""
     kinds: list[type[MurmurateError]] = [MurmurateError]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
         if kind.code == code:
-            return kind(detail)
-    return MurmurateError(f"{code}: {detail}")
+            return kind(detail, retry_s=retry_s)
+    return MurmurateError(f"{code}: {detail}", retry_s=retry_s)

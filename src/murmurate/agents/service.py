@@ -116,7 +116,10 @@ class Agents:
 
     async def _call(self, agent: AgentConfig, request: Request, call: ToolCall) -> ToolResult:
         """Run one call. The model hears of a tool's refusal; a dead worker ends the turn."""
-        with self._tracer.span(request.trace, f"tool {call.name}") as span:
+        known = call.name in agent.tools and call.name in self._tools
+        # A name that the model made up is its words, and those don't belong into a trace.
+        name = f"tool {call.name}" if known else "tool unknown"
+        with self._tracer.span(request.trace, name) as span:
             context = ToolContext(
                 tenant=request.tenant,
                 question=question_of(request.messages),
@@ -125,7 +128,7 @@ class Agents:
                 trace=span.ref,
             )
             try:
-                if call.name not in agent.tools or call.name not in self._tools:
+                if not known:
                     raise ToolFailedError(f"there is no tool {call.name!r}")  # noqa: TRY301
                 async with asyncio.timeout(TOOL_S_MAX):
                     return await self._tools[call.name].call(call.arguments, context)
@@ -133,7 +136,7 @@ class Agents:
                 failure = f"took longer than {TOOL_S_MAX:g} s"
             except ToolFailedError as error:
                 failure = error.detail
-            span.note(failure=failure)
+            span.note(failed=True)
             text = msgspec.json.encode({"error": failure}).decode()
             return ToolResult(text, Origin(OriginKind.TOOL, call.name))
 

@@ -1,15 +1,53 @@
 """What people would rather look at than read: progress and trees."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from murmurate.observe.spans import SpanRecord
 from murmurate.observe.tree import tree
 
-REPORTED_MAX = 20
+PROBLEMS_SHOWN = 20
+STEPS = {"index": "indexing", "read": "reading", "embed": "embedding"}
 
 
 def trace_tree(spans: list[dict[str, Any]]) -> str:
     """Return the spans of a trace as a tree with times."""
     return tree(msgspec.convert(spans, list[SpanRecord]))
+
+
+def ingest_progress(steps: Iterable[dict[str, Any]]) -> None:
+    """Draw the steps as bars on stderr; then say on stdout what each collection holds."""
+    problems: list[tuple[str, str]] = []
+    done: list[dict[str, Any]] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[path]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[tuple[str, str], Any] = {}
+        for step in steps:
+            if step["step"] == "done":
+                done.append(step)
+                continue
+            if step.get("problem"):
+                problems.append((step["path"], step["problem"]))
+            key = (step["collection"], step["step"])
+            if key not in tasks:
+                label = f"{STEPS[step['step']]} {step['collection']}"
+                tasks[key] = bars.add_task(label, total=step["total"], path="")
+            bars.update(
+                tasks[key], completed=step["done"], total=step["total"], path=step["path"] or ""
+            )
+    console = Console(highlight=False, markup=False)
+    for step in done:
+        console.print(f"{step['collection']}: {step['total']} documents")
+    for path, problem in problems[:PROBLEMS_SHOWN]:
+        console.print(f"  not read: {path}: {problem}")
+    if len(problems) > PROBLEMS_SHOWN:
+        console.print(f"  and {len(problems) - PROBLEMS_SHOWN} more")

@@ -179,6 +179,7 @@ class LogConflictError(MurmurateError):
 
     code = "log.conflict"
     http_status = 409
+    kind = "invalid_request_error"
 
 
 class LogCorruptError(MurmurateError):

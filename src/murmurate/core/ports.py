@@ -116,7 +116,7 @@ class Log(Protocol):
 
         Where a snapshot newer than `after` exists, it comes first (kind `SNAPSHOT`, its seq) and
         only the entries behind it follow. Where one overtakes a reader, it comes midway: a
-        `SNAPSHOT` always means "start over from here". `LogCorruptError` at the first damaged entry.
+        `SNAPSHOT` always means "start over from here". `LogCorruptError` where one is damaged.
         """
         ...
 

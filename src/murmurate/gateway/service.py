@@ -6,6 +6,7 @@ data path) and `management.py`.
 
 import math
 import re
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from murmurate.core.clock import Clock
@@ -115,6 +116,7 @@ class Gateway:
         """Admit and dispatch; an error before the first byte is a plain error response."""
         try:
             if public := self._open.get(exchange.path):
+                _check_method(exchange, "GET", "HEAD")
                 await public(exchange)
                 return
             check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
@@ -127,7 +129,10 @@ class Gateway:
         except ClientGoneError:
             raise
         except Exception as fault:  # noqa: BLE001 - a bug of ours must not look like a dead server
-            self._log.event("request.fault", type=type(fault).__name__, detail=str(fault)[:300])
+            place = traceback.extract_tb(fault.__traceback__)[-1]  # never the text: it may quote
+            self._log.event(
+                "request.fault", type=type(fault).__name__, file=place.filename, line=place.lineno
+            )
             await self._refuse(exchange, MurmurateError("a fault of this server; see its log"))
 
     async def _traced(self, exchange: Exchange, caller: Caller, handler: Handler) -> None:
@@ -175,8 +180,7 @@ class Gateway:
         if found is None:
             raise NotFoundError(f"there is nothing at {path[:200]}")
         method, handler = found
-        if exchange.method != method:
-            raise MethodNotAllowedError(f"{path} takes {method}, not {exchange.method}")
+        _check_method(exchange, method)
         return handler
 
     def _route(self, path: str) -> str:
@@ -193,6 +197,11 @@ class Gateway:
         trace = dict(exchange.headers).get(b"x-murmurate-trace", b"").decode()
         ms = round(seconds * 1000, 1)
         self._log.event("request.done", route=route, status=exchange.status, ms=ms, trace=trace)
+
+
+def _check_method(exchange: Exchange, *methods: str) -> None:
+    if exchange.method not in methods:
+        raise MethodNotAllowedError(f"{exchange.path} takes {methods[0]}, not {exchange.method}")
 
 
 def _parent(traceparent: bytes | None) -> TraceRef | None:

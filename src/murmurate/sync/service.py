@@ -40,6 +40,8 @@ class Sessions:
         self._ids = ids
         self._tracer = tracer
         self._writer = writer
+        self._hlc = ""
+        """The newest clock value given out: turns stored side by side get theirs in order."""
 
     async def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Answer with the stored history in front; store the turn before `Finished` goes out."""
@@ -84,10 +86,11 @@ class Sessions:
             Message(Role.ASSISTANT, answer_parts(answer, request.model)),
         ]
         last = stored[-1] if stored else None
-        after, hlc = (last.id, last.hlc) if last else (None, None)
+        after = last.id if last else None
         entries: list[Entry] = []
         for message in said:
-            hlc = next_hlc(hlc, self._clock.unix_ms(), self._writer)
+            seen = max(self._hlc, last.hlc if last else "")
+            hlc = self._hlc = next_hlc(seen or None, self._clock.unix_ms(), self._writer)
             citations = answer_citations(answer) if message.role is Role.ASSISTANT else ()
             kept = SessionMessage(
                 self._ids.new("msg"), hlc, turn, after, message.role, message.parts, citations

@@ -1,0 +1,82 @@
+"""Ids sort by time, have one form, and are as hard to guess as they promise."""
+
+import random
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from murmurate.core.ids import Ids
+from tests.fakes import FakeClock
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+LAST_MS = 2**48 - 1
+
+
+class _Zeros(random.Random):
+    """Chance at its most unlucky."""
+
+    def getrandbits(self, k: int, /) -> int:
+        del k
+        return 0
+
+
+def made_at(unix_ms: int, seed: int = 1) -> str:
+    return Ids(FakeClock(unix_ms / 1000), random.Random(seed)).new("req")
+
+
+def number_of(made: str) -> int:
+    number = 0
+    for digit in made.partition("_")[2]:
+        number = number * 32 + ALPHABET.index(digit)
+    return number
+
+
+def test_an_id_is_its_prefix_and_26_characters_that_nobody_misreads() -> None:
+    assert re.fullmatch(r"req_[0-9a-hjkmnp-tv-z]{26}", made_at(1_700_000_000_000))
+
+
+@given(st.integers(0, 2**41), st.integers())
+def test_an_id_is_a_uuid_version_7(unix_ms: int, seed: int) -> None:
+    number = number_of(made_at(unix_ms, seed))
+    assert number >> 128 == 0
+    assert number >> 80 == unix_ms
+    assert number >> 76 & 0xF == 7
+    assert number >> 62 & 0b11 == 0b10
+
+
+@given(st.integers(0, 2**41), st.integers(1, 2**20), st.integers(), st.integers())
+def test_a_later_id_sorts_behind(unix_ms: int, later_ms: int, seed: int, other: int) -> None:
+    assert made_at(unix_ms, seed) < made_at(unix_ms + later_ms, other)
+
+
+def test_a_time_beyond_48_bits_wraps_and_leaves_the_form_whole() -> None:
+    assert number_of(made_at(LAST_MS + 1 + 5)) >> 80 == 5
+
+
+def test_ids_of_the_same_millisecond_differ() -> None:
+    ids = Ids(FakeClock(), random.Random(1))
+    assert len({ids.new("req") for _ in range(1000)}) == 1000
+
+
+def test_the_same_seed_makes_the_same_ids() -> None:
+    assert made_at(5, seed=3) == made_at(5, seed=3) != made_at(5, seed=4)
+
+
+def test_trace_and_span_ids_are_hexadecimal_of_w3c_length() -> None:
+    ids = Ids(FakeClock(), random.Random(1))
+    assert re.fullmatch("[0-9a-f]{32}", ids.trace_id())
+    assert re.fullmatch("[0-9a-f]{16}", ids.span_id())
+
+
+def test_trace_and_span_ids_are_never_all_zero() -> None:
+    ids = Ids(FakeClock(), _Zeros())
+    assert ids.trace_id() == "0" * 31 + "1"
+    assert ids.span_id() == "0" * 15 + "1"
+
+
+def test_a_secret_carries_160_bits_behind_its_prefix() -> None:
+    secrets = {Ids(FakeClock(), random.Random(n)).secret("mur") for n in range(100)}
+    assert len(secrets) == 100
+    assert all(re.fullmatch(r"mur_[0-9a-hjkmnp-tv-z]{32}", secret) for secret in secrets)
+    assert Ids(FakeClock(), _Zeros()).secret("mur") == "mur_" + "0" * 32

@@ -1,0 +1,366 @@
+"""Fakes of our ports for tests: virtual time, seeded chance, and whoever answers from a script."""
+
+import asyncio
+import random
+import selectors
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from murmurate.core.errors import NotFoundError
+from murmurate.core.ids import Ids
+from murmurate.core.ports import Embeddings, Model
+from murmurate.core.types import (
+    CallPart,
+    Delta,
+    Finished,
+    FinishReason,
+    Message,
+    Origin,
+    OriginKind,
+    Part,
+    Passage,
+    Request,
+    ResultPart,
+    Role,
+    Text,
+    TextPart,
+    ToolCall,
+    TraceRef,
+)
+from murmurate.gateway.ports import Readiness
+
+_T = TypeVar("_T")
+
+TRACE = TraceRef("0" * 31 + "1")
+DONE = Finished(FinishReason.STOP)
+
+
+class FakeClock:
+    """Time that passes only when somebody sleeps or the test turns it."""
+
+    def __init__(self, time_s: float = 1000.0) -> None:
+        self.time_s = time_s
+        self.slept_s: list[float] = []
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def unix_ms(self) -> int:
+        return round(self.time_s * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.time_s += seconds
+        await asyncio.sleep(0)
+
+
+def seeded_ids(clock: FakeClock | None = None, seed: int = 1) -> Ids:
+    return Ids(clock or FakeClock(), random.Random(seed))
+
+
+@dataclass
+class FakeSpan:
+    """A span that can be read back."""
+
+    name: str
+    parent: TraceRef
+    attributes: dict[str, Any]
+    error: BaseException | None = None
+
+    @property
+    def ref(self) -> TraceRef:
+        return TraceRef(self.parent.trace_id, self.name)
+
+    def note(self, **attributes: str | float | bool) -> None:
+        self.attributes.update(attributes)
+
+
+class RecordingTracer:
+    """Keeps all spans, in the order in which they began."""
+
+    def __init__(self) -> None:
+        self.spans: list[FakeSpan] = []
+
+    @contextmanager
+    def span(
+        self, parent: TraceRef, name: str, **attributes: str | float | bool
+    ) -> Generator[FakeSpan]:
+        span = FakeSpan(name, parent, dict(attributes))
+        self.spans.append(span)
+        try:
+            yield span
+        except BaseException as error:
+            span.error = error
+            raise
+
+    def named(self, name: str) -> FakeSpan:
+        return next(span for span in self.spans if span.name == name)
+
+
+class RecordingLog:
+    """An `EventLog` that can be read back."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def event(self, name: str, **facts: str | float | bool | None) -> None:
+        self.events.append((name, facts))
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        return [facts for known, facts in self.events if known == name]
+
+
+class RecordingMeter:
+    """Counts like the gateway's `Meter`, readable."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, int]] = []
+        self.firsts: list[str] = []
+        self.under_way = 0
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.requests.append((route, status))
+
+    def first_token(self, model: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.firsts.append(model)
+
+    def in_flight(self, change: int) -> None:
+        self.under_way += change
+
+    def exposition(self) -> tuple[bytes, str]:
+        return b"requests 1\n", "text/plain; version=0.0.4"
+
+
+class Saying:
+    """A `Model` that yields what it was given; an exception is raised, an event waited for."""
+
+    def __init__(self, *script: Delta | BaseException | asyncio.Event) -> None:
+        self.script = script
+        self.asked: list[Request] = []
+        self.closed_early = 0
+
+    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        self.asked.append(request)
+        whole = False
+        try:
+            for item in self.script:
+                if isinstance(item, asyncio.Event):
+                    await item.wait()
+                elif isinstance(item, BaseException):
+                    whole = True
+                    raise item
+                else:
+                    yield item
+            whole = True
+        finally:
+            self.closed_early += not whole
+
+
+class InTurn:
+    """A `Model` that gives each request to the next of its models; the last one keeps answering."""
+
+    def __init__(self, *models: Model) -> None:
+        self.models = list(models)
+        self.asked: list[Request] = []
+
+    def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        self.asked.append(request)
+        model = self.models.pop(0) if len(self.models) > 1 else self.models[0]
+        return model.answer(request)
+
+
+class FakeKnowledge:
+    """Finds the same passages for every question, and remembers what it was asked."""
+
+    def __init__(self, *passages: Passage) -> None:
+        self.passages = list(passages)
+        self.asked: list[tuple[str, Sequence[str], str, int]] = []
+
+    async def search(
+        self, tenant: str, collections: Sequence[str], question: str, *, limit: int
+    ) -> list[Passage]:
+        self.asked.append((tenant, collections, question, limit))
+        return self.passages[:limit]
+
+    def version(self, tenant: str, collections: Sequence[str]) -> str:
+        return f"{tenant}/{','.join(collections)}@{len(self.passages)}"
+
+
+@dataclass(frozen=True)
+class FakeOutcome:
+    value: str | None
+    error: str | None = None
+
+
+class FakeSandbox:
+    """Knows the values of some snippets; every other one fails."""
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        self.values = values or {}
+        self.ran: list[str] = []
+
+    async def run(self, code: str) -> FakeOutcome:
+        self.ran.append(code)
+        if code in self.values:
+            return FakeOutcome(self.values[code])
+        return FakeOutcome(None, "SyntaxError: invalid syntax")
+
+
+class FakeEmbedder:
+    """Gives every text the same direction, and counts its characters as tokens."""
+
+    def __init__(self, *, numbers: int = 2) -> None:
+        self.vector = (1.0, *([0.0] * (numbers - 1)))
+        self.asked: list[Sequence[str]] = []
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        self.asked.append(texts)
+        return Embeddings(tuple(self.vector for _ in texts), sum(len(text) for text in texts))
+
+
+@dataclass
+class FakePlatform:
+    """Answers the gateway's questions about the service from plain attributes."""
+
+    chats: Sequence[str] = ("tiny",)
+    embedders: Sequence[str] = ("minilm",)
+    ready: bool = True
+    traces: dict[tuple[str, str], list[Any]] = field(
+        default_factory=dict[tuple[str, str], list[Any]]
+    )
+    sessions: dict[tuple[str, str], list[Any]] = field(
+        default_factory=dict[tuple[str, str], list[Any]]
+    )
+    progress: Sequence[Any] = ()
+    ingested: list[Sequence[str]] = field(default_factory=list[Sequence[str]])
+    closed_early: int = 0
+
+    def models(self) -> Sequence[str]:
+        return [*self.chats, *self.embedders]
+
+    def chat_models(self) -> Sequence[str]:
+        return self.chats
+
+    async def readiness(self) -> Readiness:
+        return Readiness(self.ready, {"model tiny": "ready" if self.ready else "not reachable"})
+
+    async def trace(self, tenant: str, trace_id: str) -> Sequence[Any]:
+        return self._found(self.traces, tenant, trace_id)
+
+    async def session(self, tenant: str, session_id: str) -> Sequence[Any]:
+        return self._found(self.sessions, tenant, session_id)
+
+    async def knowledge(self, tenant: str) -> Sequence[Any]:
+        return [{"collection": "docs", "tenant": tenant}]
+
+    async def ingest(self, tenant: str, collections: Sequence[str]) -> AsyncGenerator[Any]:
+        self.ingested.append(collections)
+        try:
+            for step in self.progress:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                yield step
+        except (asyncio.CancelledError, GeneratorExit):
+            self.closed_early += 1
+            raise
+
+    @staticmethod
+    def _found(kept: Mapping[tuple[str, str], list[Any]], tenant: str, name: str) -> Sequence[Any]:
+        if (tenant, name) not in kept:
+            raise NotFoundError(f"there is no {name!r}")
+        return kept[tenant, name]
+
+
+def message(role: Role, text: str) -> Message:
+    kinds = {
+        Role.SYSTEM: OriginKind.SYSTEM,
+        Role.USER: OriginKind.USER,
+        Role.ASSISTANT: OriginKind.MODEL,
+        Role.TOOL: OriginKind.TOOL,
+    }
+    return Message(role, (TextPart(text, Origin(kinds[role])),))
+
+
+def user(text: str) -> Message:
+    return message(Role.USER, text)
+
+
+def assistant(text: str, *calls: ToolCall) -> Message:
+    parts: list[Part] = [TextPart(text, Origin(OriginKind.MODEL))] if text else []
+    parts += [CallPart(call.id, call.name, call.arguments) for call in calls]
+    return Message(Role.ASSISTANT, tuple(parts))
+
+
+def result(call_id: str, text: str) -> Message:
+    return Message(Role.TOOL, (ResultPart(call_id, text, Origin(OriginKind.TOOL)),))
+
+
+def ask(*messages: str | Message, **fields: Any) -> Request:
+    turns = tuple(user(it) if isinstance(it, str) else it for it in messages or ("hello",))
+    defaults: dict[str, Any] = {"id": "req_1", "tenant": "a", "model": "tiny", "trace": TRACE}
+    return Request(messages=turns, **{**defaults, **fields})
+
+
+def passage(text: str = "The limit is 12 hours.", **fields: Any) -> Passage:
+    defaults: dict[str, Any] = {
+        "document": "doc_1",
+        "collection": "docs",
+        "path": "limits.md",
+        "start": 10,
+        "end": 10 + len(text),
+        "line_first": 3,
+        "line_last": 3,
+        "score": 0.5,
+        "confidence": 0.9,
+    }
+    return Passage(text=text, **{**defaults, **fields})
+
+
+async def all_of(model: Model, request: Request) -> list[Delta]:
+    return [delta async for delta in model.answer(request)]
+
+
+def answered(model: Model, request: Request) -> list[Delta]:
+    """Return all deltas of an answer, in an event loop of its own."""
+    return asyncio.run(all_of(model, request))
+
+
+def text_of(deltas: Sequence[Delta]) -> str:
+    return "".join(delta.text for delta in deltas if isinstance(delta, Text))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the other tasks run until something holds; fails after two seconds."""
+    async with asyncio.timeout(2):
+        while not true():
+            await asyncio.sleep(0)
+
+
+def run_skipping_time(story: Coroutine[Any, Any, _T]) -> _T:
+    """Run in a loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def loop() -> asyncio.AbstractEventLoop:
+        selector = _SkippingSelector()
+        made = asyncio.SelectorEventLoop(selector)
+        own_time = made.time
+        made.time = lambda: own_time() + selector.skipped_s
+        return made
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(story)
+
+
+class _SkippingSelector(selectors.DefaultSelector):
+    skipped_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout:
+            self.skipped_s += max(timeout, 0.0)
+            timeout = 0
+        return super().select(timeout)

@@ -1,0 +1,192 @@
+"""A client that calls the gateway as an ASGI server would, in the same process, without a network.
+
+It checks ASGI's rules on the way: one start, then bodies, nothing after the end.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from murmurate.core.ports import Embedder, Model
+from murmurate.gateway.auth import KeyRecord, Keys
+from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.management import Management
+from murmurate.gateway.quota import Rate
+from murmurate.gateway.service import Gateway, Limits
+from tests.fakes import (
+    DONE,
+    FakeClock,
+    FakeEmbedder,
+    FakePlatform,
+    RecordingLog,
+    RecordingMeter,
+    RecordingTracer,
+    Saying,
+    seeded_ids,
+)
+
+_T = TypeVar("_T")
+
+KEY = "mur_right"
+BODY_BYTES_MAX = 10_000
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    chunks: list[bytes] = field(default_factory=list[bytes])
+    ended: bool = False
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return self.json()["error"]
+
+    def events(self) -> list[Any]:
+        """Return the server-sent events, decoded; the end mark stays a text."""
+        assert self.headers["content-type"].startswith("text/event-stream")
+        *events, rest = self.body.decode().split("\n\n")
+        assert rest == "", "the stream ends in the middle of an event"
+        assert all(event.startswith("data: ") and "\n" not in event for event in events)
+        payloads = [event.removeprefix("data: ") for event in events]
+        return [p if p == "[DONE]" else json.loads(p) for p in payloads]
+
+
+class Call:
+    """One request under way: what ASGI calls `receive` and `send`, and a way to hang up."""
+
+    def __init__(self, body: Sequence[bytes]) -> None:
+        self.answer = Answer()
+        self.unread = list(body)
+        self._gone = asyncio.Event()
+
+    def leave(self) -> None:
+        self._gone.set()
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if self.unread and not self._gone.is_set():
+            chunk = self.unread.pop(0)
+            return {"type": "http.request", "body": chunk, "more_body": bool(self.unread)}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, sent: MutableMapping[str, Any]) -> None:
+        assert not self.answer.ended, "sent after the end"
+        if sent["type"] == "http.response.start":
+            assert not self.answer.status, "two starts"
+            self.answer.status = sent["status"]
+            for name, value in sent["headers"]:
+                assert name == name.lower()
+                self.answer.headers[name.decode()] = value.decode()
+            return
+        assert self.answer.status, "a body before the start"
+        if sent["body"] and not self._gone.is_set():
+            self.answer.chunks.append(bytes(sent["body"]))
+        self.answer.ended = not sent.get("more_body", False)
+
+
+@dataclass
+class House:
+    """A gateway over fakes. Change what matters to the test before the first call."""
+
+    model: Model = field(default_factory=lambda: Saying(DONE))
+    embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
+    platform: FakePlatform = field(default_factory=FakePlatform)
+    clock: FakeClock = field(default_factory=FakeClock)
+    tracer: RecordingTracer = field(default_factory=RecordingTracer)
+    meter: RecordingMeter = field(default_factory=RecordingMeter)
+    log: RecordingLog = field(default_factory=RecordingLog)
+    rate: Rate = field(default_factory=lambda: Rate(per_s=10.0, burst=60.0))
+    requests_max: int = 8
+    scopes: tuple[str, ...] = ("*",)
+    app: Gateway = field(init=False)
+
+    def __post_init__(self) -> None:
+        ids = seeded_ids(self.clock)
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        self.app = Gateway(
+            Completions(
+                self.model,
+                platform=self.platform,
+                body_bytes_max=BODY_BYTES_MAX,
+                clock=self.clock,
+                ids=ids,
+                meter=self.meter,
+                log=self.log,
+            ),
+            Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
+            Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
+            keys=Keys([KeyRecord("key_1", digest, "a", self.scopes, 0)]),
+            limits=Limits(requests_max=self.requests_max, rate=self.rate),
+            hosts={"murmurate.example"},
+            clock=self.clock,
+            ids=ids,
+            tracer=self.tracer,
+            meter=self.meter,
+            log=self.log,
+        )
+
+    def start(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Sequence[bytes] = b"",
+        *,
+        headers: Mapping[str, str | None] | None = None,
+        client: str = "127.0.0.1",
+    ) -> tuple[Call, asyncio.Task[None]]:
+        """Begin a request; the task ends with it. A header of None is left out."""
+        sent: dict[str, str | None] = {"host": "127.0.0.1", "authorization": f"Bearer {KEY}"}
+        sent |= headers or {}
+        call = Call([body] if isinstance(body, bytes) else body)
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
+            "client": (client, 50_000),
+        }
+        return call, asyncio.ensure_future(self._served(scope, call))
+
+    async def send(self, method: str, path: str, body: Any = b"", **options: Any) -> Answer:
+        """Send a request (a dict goes as JSON) and return the whole answer."""
+        raw = json.dumps(body).encode() if isinstance(body, dict) else body
+        call, served = self.start(method, path, raw, **options)
+        await served
+        assert call.answer.ended
+        return call.answer
+
+    def get(self, path: str, **options: Any) -> Answer:
+        return run(lambda: self.send("GET", path, **options))
+
+    def post(self, path: str, body: Any, **options: Any) -> Answer:
+        return run(lambda: self.send("POST", path, body, **options))
+
+    def chat(self, body: Mapping[str, Any] | None = None, **options: Any) -> Answer:
+        return self.post("/v1/chat/completions", {**HELLO, **(body or {})}, **options)
+
+    def start_chat(self, **fields: Any) -> tuple[Call, asyncio.Task[None]]:
+        body = json.dumps({**HELLO, **fields}).encode()
+        return self.start("POST", "/v1/chat/completions", body)
+
+    async def _served(self, scope: MutableMapping[str, Any], call: Call) -> None:
+        await self.app(scope, call.receive, call.send)
+
+
+HELLO: Mapping[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def run(story: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    return asyncio.run(story())

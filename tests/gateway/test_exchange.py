@@ -1,0 +1,143 @@
+"""Reading within bounds, and noticing a client that leaves."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from murmurate.core.errors import BodyTooLargeError
+from murmurate.gateway.exchange import LINES, ClientGoneError, Exchange
+from tests.fakes import until
+from tests.gateway.client import Call
+
+
+def exchange(call: Call, headers: Sequence[tuple[bytes, bytes]] = ()) -> Exchange:
+    scope = {"method": "POST", "path": "/", "headers": headers}
+    return Exchange(scope, call.receive, call.send)
+
+
+def test_a_body_in_pieces_comes_back_whole() -> None:
+    call = Call([b"ab", b"", b"c"])
+    assert asyncio.run(exchange(call).body(3)) == b"abc"
+
+
+def test_an_announced_length_over_the_bound_is_refused_before_reading() -> None:
+    call = Call([b"abcd"])
+    with pytest.raises(BodyTooLargeError, match="has 4 bytes; the most is 3"):
+        asyncio.run(exchange(call, [(b"content-length", b"4")]).body(3))
+    assert call.unread == [b"abcd"]
+
+
+@pytest.mark.parametrize("announced", [b"1", b"x", b"-5"])
+def test_reading_stops_at_the_bound_whatever_was_announced(announced: bytes) -> None:
+    call = Call([b"ab", b"cd", b"ef"])
+    with pytest.raises(BodyTooLargeError, match="over the limit of 3"):
+        asyncio.run(exchange(call, [(b"content-length", announced)]).body(3))
+    assert call.unread == [b"ef"]
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_is_gone() -> None:
+    async def story() -> None:
+        call = Call([b"ab", b"cd"])
+        call.leave()
+        await exchange(call).body(10)
+
+    with pytest.raises(ClientGoneError):
+        asyncio.run(story())
+
+
+def test_a_whole_answer_has_its_length_and_the_exchanges_headers() -> None:
+    call = Call([b""])
+    answering = exchange(call)
+    answering.headers.append((b"x-a", b"1"))
+    asyncio.run(answering.answer_json(200, {"é": 1}))
+    assert call.answer.headers == {
+        "content-type": "application/json",
+        "content-length": "8",
+        "x-a": "1",
+    }
+    assert call.answer.json() == {"é": 1}
+    assert answering.status == 200
+
+
+def test_a_streamed_answer_is_not_for_caches() -> None:
+    async def story(streaming: Exchange) -> None:
+        await streaming.open(LINES)
+        await streaming.write(b"1\n")
+        await streaming.write(b"2\n")
+        await streaming.end()
+
+    call = Call([b""])
+    asyncio.run(story(exchange(call)))
+    assert call.answer.headers["cache-control"] == "no-cache"
+    assert call.answer.chunks == [b"1\n", b"2\n"]
+    assert call.answer.ended
+
+
+def test_a_request_without_a_client_address_came_over_a_socket_file() -> None:
+    assert exchange(Call([])).client == ""
+    assert exchange(Call([]), [(b"host", b"a")]).header(b"host") == b"a"
+    assert exchange(Call([])).header(b"host") is None
+
+
+def test_work_is_done_while_the_client_stays() -> None:
+    done: list[int] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.append(1)
+
+    asyncio.run(exchange(Call([])).while_connected(work()))
+    assert done == [1]
+
+
+def test_work_that_fails_raises_its_own_error() -> None:
+    async def work() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        asyncio.run(exchange(Call([])).while_connected(work()))
+
+
+def test_work_for_a_client_that_has_left_is_stopped_and_cleaned_up() -> None:
+    stopped: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            stopped.append("clean")
+
+    async def story() -> None:
+        call = Call([b"late piece"])
+        working = asyncio.ensure_future(exchange(call).while_connected(work()))
+        await asyncio.sleep(0)
+        call.leave()
+        with pytest.raises(ClientGoneError):
+            await working
+        assert stopped == ["clean"]
+
+    asyncio.run(story())
+
+
+def test_a_request_that_is_cancelled_takes_its_work_with_it() -> None:
+    stopped: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append("clean")
+
+    async def story() -> None:
+        working = asyncio.ensure_future(exchange(Call([])).while_connected(work()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        working.cancel()
+        await until(working.done)
+        assert working.cancelled()
+        assert stopped == ["clean"]
+
+    asyncio.run(story())

@@ -1,0 +1,351 @@
+"""Configuration fails early and says which key, which value, and what was expected."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from murmurate.config import (
+    DATA,
+    AgentConfig,
+    AnswerStyle,
+    Config,
+    Engine,
+    KnowledgeConfig,
+    LimitConfig,
+    ModelConfig,
+    documents_path,
+    explain,
+    listen_address,
+    load,
+    parse,
+    secret,
+    weights_path,
+)
+from murmurate.core.errors import ConfigError
+
+MODEL = {"engine": "llama.cpp", "weights": "w.gguf"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty working folder, without variables of ours around."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MURMURATE_SERVER__LISTEN", raising=False)
+    return tmp_path
+
+
+# What works.
+
+
+def test_without_anything_the_built_in_profile_serves_the_tiny_model_and_our_documents() -> None:
+    config = parse({})
+    assert config == Config()
+    assert config.models["tiny"].weights == "builtin:tiny"
+    assert config.agents["assistant"].answers is AnswerStyle.QUOTE
+    assert config.server.listen == "127.0.0.1:8080"
+
+
+def test_a_file_sets_what_it_names_and_the_rest_keeps_its_default() -> None:
+    config = parse(
+        {
+            "server": {"listen": "0.0.0.0:9000", "drain_s": 5},
+            "models": {"big": {"engine": "openai", "url": "https://h/v1", "key": "env:KEY"}},
+            "agents": {"helper": {"model": "big", "knowledge": ["docs"], "tools": ["search"]}},
+            "limits": {"default": {"requests_per_minute": 60}},
+        }
+    )
+    assert (config.server.listen, config.server.drain_s) == ("0.0.0.0:9000", 5.0)
+    assert config.server.body_bytes_max == 4 * 1024 * 1024
+    assert config.models == {
+        "big": ModelConfig(engine=Engine.OPENAI, url="https://h/v1", key="env:KEY")
+    }
+    assert config.agents == {
+        "helper": AgentConfig(model="big", knowledge=("docs",), tools=("search",))
+    }
+    assert config.knowledge == {"docs": KnowledgeConfig(folder="builtin:docs")}
+    assert config.limits == {"default": LimitConfig(requests_per_minute=60.0)}
+
+
+def test_an_engine_with_rules_needs_only_them() -> None:
+    model = {"engine": "scripted", "rules": "rules.toml"}
+    config = parse({"models": {"tiny": model}})
+    assert config.models["tiny"].engine is Engine.SCRIPTED
+
+
+# What does not.
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        # Unknown names.
+        ({"sever": {}}, "sever: no such section; expected one of server, router"),
+        (
+            {"server": {"listn": 1}},
+            "server: .*unknown field `listn`; expected one of listen, state",
+        ),
+        ({"models": {"m": {**MODEL, "slot": 1}}}, "models.m: .*`slot`; expected one of engine"),
+        ({"limits": {"default": {"burts": 1}}}, "limits.default: .*`burts`.*burst"),
+        # Wrong types.
+        ({"server": 5}, r"server = 5: expected a table, \[server\]"),
+        ({"models": 5}, r"models = 5: expected a table, such as \[models.NAME\]"),
+        ({"models": {"m": 5}}, r"models.m = 5: expected a table, \[models.m\]"),
+        ({"server": {"listen": 8080}}, "server.listen = 8080: Expected `str`, got `int`"),
+        ({"server": {"requests_max": "x"}}, "server.requests_max = 'x': Expected `int`, got `str`"),
+        ({"server": {"drain_s": True}}, "server.drain_s = True: Expected `float`, got `bool`"),
+        ({"server": {"hosts": "a"}}, "server.hosts = 'a': Expected `array`, got `str`"),
+        ({"agents": {"a": {"model": "tiny", "tools": [3]}}}, r"agents.a.tools\[0\] = \[3\]: Exp"),
+        ({"models": {"m": {"engine": "vllm"}}}, "models.m.engine = 'vllm': .*one of llama.cpp, op"),
+        ({"models": {"m": {}}}, "models.m: .*missing required field `engine`"),
+        ({"agents": {"a": {"model": "tiny", "answers": "long"}}}, "'long': .*one of quote, comp"),
+        # Values out of their range.
+        ({"server": {"requests_max": 0}}, "server.requests_max = 0: Expected `int` >= 1"),
+        ({"server": {"body_bytes_max": -1}}, "server.body_bytes_max = -1: Expected `int` >= 1"),
+        ({"server": {"drain_s": -1}}, "server.drain_s = -1: Expected `float` >= 0.0"),
+        ({"models": {"m": {**MODEL, "slots": 0}}}, "models.m.slots = 0: Expected `int` >= 1"),
+        ({"models": {"m": {**MODEL, "context_tokens": 10}}}, "context_tokens = 10: .* >= 64"),
+        ({"models": {"m": {**MODEL, "temperature": 3}}}, "temperature = 3: .* <= 2.0"),
+        ({"models": {"m": {**MODEL, "stall_s": 0}}}, "stall_s = 0: Expected `float` > 0.0"),
+        ({"router": {"urgent_queue_max": -1}}, "router.urgent_queue_max = -1: Expected `int` >= 0"),
+        ({"cache": {"ttl_s": float("inf")}}, "cache.ttl_s = inf: Expected `float` <= "),
+        ({"limits": {"default": {"requests_per_minute": 0}}}, "per_minute = 0: .* > 0.0"),
+        ({"limits": {"default": {"requests_per_minute": float("nan")}}}, "= nan: Expected"),
+        ({"agents": {"a": {"model": "tiny", "steps_max": 0}}}, "steps_max = 0: .* >= 1"),
+        ({"server": {"listen": "8080"}}, "server.listen = '8080': expected HOST:PORT"),
+        # Pairs that can't work together.
+        ({"models": {"m": {"engine": "llama.cpp"}}}, "models.m.weights is missing.*'llama.cpp'"),
+        ({"models": {"m": {"engine": "openai"}}}, "models.m.url is missing: engine 'openai'"),
+        ({"models": {"m": {"engine": "scripted"}}}, "models.m.rules is missing"),
+        ({"models": {"minilm": MODEL}}, "models.minilm: .*built-in embedder"),
+        ({"agents": {"tiny": {"model": "tiny"}}}, "agents.tiny: a model has this name"),
+        ({"agents": {"minilm": {"model": "tiny"}}}, "agents.minilm: a model has this name"),
+        ({"agents": {"a": {"model": "big"}}}, "agents.a.model = 'big': expected one of tiny"),
+        ({"agents": {"a": {"model": "tiny", "tools": ["serch"]}}}, "'serch': .*search, calculate"),
+        ({"agents": {"a": {"model": "tiny", "tools": ["search"]}}}, "'search' but knowledge = "),
+        (
+            {"agents": {"a": {"model": "tiny", "knowledge": ["x"]}}},
+            "agents.a.knowledge = 'x': expected one of docs",
+        ),
+        (
+            {"knowledge": {}, "agents": {"a": {"model": "tiny", "knowledge": ["x"]}}},
+            "none is configured",
+        ),
+        ({"limits": {}}, r"limits: expected a section \[limits.default\]"),
+    ],
+)
+def test_what_cannot_work_names_key_value_and_expectation(raw: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(raw)
+    assert re.search(words, raised.value.detail), raised.value.detail
+
+
+def test_a_key_of_the_wrong_type_is_not_shown_as_it_may_be_the_secret() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse({"models": {"m": {**MODEL, "key": 123456}}})
+    assert "models.m.key: Expected" in raised.value.detail
+    assert "123456" not in raised.value.detail
+
+
+# The environment.
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "value"),
+    [
+        ("MURMURATE_SERVER__LISTEN", "127.0.0.1:9000", "server.listen", "127.0.0.1:9000"),
+        ("MURMURATE_SERVER__REQUESTS_MAX", "7", "server.requests_max", 7),
+        ("MURMURATE_SERVER__HOSTS", '["a", "b"]', "server.hosts", ("a", "b")),
+        ("MURMURATE_SERVER__DRAIN_S", "0.5", "server.drain_s", 0.5),
+        ("MURMURATE_SERVER__STATE", "a b [c", "server.state", "a b [c"),
+        ("MURMURATE_MODELS__TINY__SLOTS", "3", "models.tiny.slots", 3),
+        ("MURMURATE_LIMITS__DEFAULT__BURST", "9", "limits.default.burst", 9),
+    ],
+)
+def test_a_variable_sets_one_key_and_leaves_the_rest(
+    name: str, text: str, key: str, value: object
+) -> None:
+    config: Any = parse({}, {name: text, "PATH": "/bin"})
+    for step in key.split("."):
+        config = config[step] if isinstance(config, dict) else getattr(config, step)
+    assert config == value
+
+
+def test_the_environment_wins_over_the_file() -> None:
+    raw = {"server": {"listen": "127.0.0.1:1", "state": "s"}}
+    config = parse(raw, {"MURMURATE_SERVER__LISTEN": "127.0.0.1:2"})
+    assert (config.server.listen, config.server.state) == ("127.0.0.1:2", "s")
+    assert raw["server"]["listen"] == "127.0.0.1:1"
+
+
+def test_variables_can_make_a_whole_model() -> None:
+    environment = {
+        "MURMURATE_MODELS__BIG__ENGINE": "openai",
+        "MURMURATE_MODELS__BIG__URL": "https://h/v1",
+    }
+    assert set(parse({}, environment).models) == {"tiny", "big"}
+
+
+def test_variables_without_two_underscores_are_not_settings() -> None:
+    assert parse({}, {"MURMURATE_KEY": "k", "MURMURATE_URL": "u"}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"MURMURATE_SERVER__LISTN": "x"}, "server: .*`listn`"),
+        ({"MURMURATE_SEVER__LISTEN": "x"}, "sever: no such section"),
+        ({"MURMURATE_SERVER__REQUESTS_MAX": "many"}, "server.requests_max = 'many'"),
+        ({"MURMURATE_SERVER__LISTEN__PORT": "5"}, "MURMURATE_SERVER__LISTEN__PORT: listen is a"),
+    ],
+)
+def test_a_wrong_variable_stops_the_start_too(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse({"server": {"listen": "127.0.0.1:1"}}, environment)
+
+
+# Files.
+
+
+def test_a_named_file_must_be_there(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--config .*no such file"):
+        load(folder / "none.toml")
+
+
+@pytest.mark.parametrize("content", [b"[server", b"\xff\xfe", b"a = 1\na = 2"])
+def test_a_file_that_is_not_toml_names_itself(folder: Path, content: bytes) -> None:
+    (folder / "x.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"x\.toml is not valid TOML"):
+        load(folder / "x.toml")
+
+
+def test_the_file_of_the_working_folder_is_read_without_being_named(folder: Path) -> None:
+    assert load() == Config()
+    (folder / "murmurate.toml").write_text('[server]\nlisten = "127.0.0.1:5"\n')
+    assert load().server.listen == "127.0.0.1:5"
+
+
+@pytest.mark.parametrize("value", ["1979-05-27", "99999999999999999999999999"])
+def test_a_value_of_a_type_that_only_toml_has_is_refused(folder: Path, value: str) -> None:
+    (folder / "murmurate.toml").write_text(f"[server]\nstate = {value}\n")
+    with pytest.raises(ConfigError, match=r"server\.state"):
+        load()
+
+
+def test_explain_says_where_each_setting_comes_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "x.toml"
+    file.write_text('[server]\nlisten = "127.0.0.1:5"\nstate = "s"\n')
+    monkeypatch.setenv("MURMURATE_SERVER__LISTEN", "127.0.0.1:6")
+    settings = {key: (value, origin) for key, value, origin in explain(file)}
+    assert settings["server.listen"] == ("127.0.0.1:6", "environment")
+    assert settings["server.state"] == ("s", str(file))
+    assert settings["server.requests_max"] == (1024, "default")
+    assert settings["models.tiny.engine"] == ("llama.cpp", "default")
+
+
+def test_explain_without_a_file_knows_only_defaults(folder: Path) -> None:
+    assert not list(folder.iterdir())
+    assert {origin for _, _, origin in explain()} == {"default"}
+
+
+# References.
+
+
+def test_a_secret_is_read_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIG_KEY", "sk-1")
+    assert secret("env:BIG_KEY") == "sk-1"
+
+
+def test_a_secret_is_read_from_a_file_without_its_line_end(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-2\n")
+    assert secret(f"file:{tmp_path}/key") == "sk-2"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe"])
+def test_a_file_without_a_secret_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"the file is (empty|not text)"):
+        secret(f"file:{tmp_path}/key")
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("env:NOBODY_SETS_THIS", "NOBODY_SETS_THIS is not set"),
+        ("file:/nowhere/key", "No such file"),
+        ("sk-live-12345", "expected a reference"),
+        ("vault:a#b", "expected a reference"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_refused_without_showing_secrets(
+    reference: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        secret(reference)
+    assert "sk-live" not in raised.value.detail
+
+
+def test_paths_may_name_what_is_built_in() -> None:
+    assert weights_path("builtin:tiny") == DATA / "tiny.gguf"
+    assert weights_path("~/a.gguf") == Path.home() / "a.gguf"
+    assert (documents_path("builtin:docs") / "guarantees.md").is_file()
+    assert documents_path("docs").is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("[::1]:0", ("::1", 0)),
+        (":65535", ("127.0.0.1", 65535)),
+        ("host.example:80", ("host.example", 80)),
+    ],
+)
+def test_a_listen_address_is_host_and_port(listen: str, address: tuple[str, int]) -> None:
+    assert listen_address(listen) == address
+
+
+@pytest.mark.parametrize("listen", ["", "8080", "a:", "a:b", "a:-1", "a:65536", "a:1²"])
+def test_a_wrong_listen_address_shows_itself(listen: str) -> None:
+    with pytest.raises(ConfigError, match="expected HOST:PORT") as raised:
+        listen_address(listen)
+    assert repr(listen) in raised.value.detail
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(["server", "models", "agents", "limits", "listen", "tiny", "engine", "x"])
+
+
+@given(st.dictionaries(NAMES, st.dictionaries(NAMES, JSON, max_size=2) | JSON, max_size=3))
+def test_whatever_a_file_holds_the_answer_is_a_config_or_our_error(raw: dict[str, Any]) -> None:
+    try:
+        assert isinstance(parse(raw), Config)
+    except ConfigError:
+        return
+
+
+def test_the_built_in_agent_stays_as_long_as_its_model_and_documents_do() -> None:
+    qwen = {"engine": "llama.cpp", "weights": "/models/qwen.gguf"}
+    own = {"folder": "./handbook"}
+    assert list(parse({}).agents) == ["assistant"]
+    assert list(parse({"knowledge": {"docs": own}}).agents) == ["assistant"]
+    assert list(parse({"knowledge": {"handbook": own}}).agents) == []
+    assert list(parse({"models": {"qwen": qwen}}).agents) == []
+
+
+@pytest.mark.parametrize("key", ["url", "rules", "key", "upstream_name"])
+def test_a_key_that_the_engine_has_no_use_for_is_refused(key: str) -> None:
+    model = {"engine": "llama.cpp", "weights": "m.gguf", key: "x"}
+    with pytest.raises(ConfigError, match=f"models.m.{key}: engine 'llama.cpp' has no use for it"):
+        parse({"models": {"m": model}})

@@ -1,0 +1,41 @@
+"""The documentation says what the code does."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from murmurate.config import SECTIONS, TABLES
+from tests.core.test_errors import family
+
+DOCS = Path(__file__).parents[1] / "docs"
+ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
+
+
+def test_every_error_stands_in_the_table_with_its_status_and_what_to_do() -> None:
+    rows = ROW.findall((DOCS / "errors.md").read_text(encoding="utf-8"))
+    documented = [(code, int(status)) for code, status, _ in rows]
+    assert sorted(documented) == sorted((kind.code, kind.http_status) for kind in family())
+    short = [code for code, _, words in rows if words.count(". ") + words.count(": ") < 1]
+    assert not short, "a cause and something to do are two things"
+
+
+def test_every_setting_stands_in_the_reference() -> None:
+    text = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
+    missing = [
+        f"{name}.{field.name}"
+        for name, section in {**SECTIONS, **TABLES}.items()
+        for field in msgspec.structs.fields(section)
+        if not re.search(rf"^\| `([a-z.]+\.)?{field.name}` \|", text, re.MULTILINE)
+    ]
+    assert not missing
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(DOCS)}: {target}"
+        for page in DOCS.rglob("*.md")
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert not broken

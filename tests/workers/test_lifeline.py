@@ -1,0 +1,82 @@
+"""How a worker starts and ends, with real processes on both ends of the pipe."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from murmurate.workers.lifeline import EXIT_ORPHANED
+
+pytestmark = pytest.mark.e2e
+
+WORKER = """
+import threading
+from murmurate.workers.boot import SandboxBoot
+from murmurate.workers.lifeline import boot, say_ready
+message = boot(SandboxBoot)
+say_ready(socket=message.socket, port=7)
+threading.Event().wait()
+"""
+SUPERVISOR = f"""
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {WORKER!r}], stdin=subprocess.PIPE)
+child.stdin.write(b'{{"socket":"s"}}\\n')
+child.stdin.flush()
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def started() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def test_a_worker_reads_its_boot_message_and_says_that_it_is_ready() -> None:
+    with started() as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(b'{"socket":"w.sock"}\n')
+        worker.stdin.flush()
+        ready = json.loads(worker.stdout.readline())
+        assert ready == {"ready": True, "socket": "w.sock", "port": 7}
+        assert worker.poll() is None
+        worker.kill()
+
+
+def test_a_worker_dies_at_once_when_the_pipe_is_closed() -> None:
+    with started() as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(b'{"socket":"w.sock"}\n')
+        worker.stdin.flush()
+        worker.stdout.readline()
+        worker.stdin.close()
+        assert worker.wait(timeout=10) == EXIT_ORPHANED
+        assert worker.stdout.read() == b""
+
+
+def test_a_worker_does_not_outlive_a_supervisor_that_was_killed() -> None:
+    command = [sys.executable, "-c", SUPERVISOR]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        pid = int(supervisor.stdout.readline())
+        assert json.loads(supervisor.stdout.readline())["ready"]
+        os.kill(pid, 0)
+        supervisor.send_signal(signal.SIGKILL)
+        supervisor.wait(timeout=10)
+        # The worker shares the output: its end is the end of the worker.
+        assert supervisor.stdout.read() == ""
+
+
+def test_a_boot_message_that_is_none_ends_the_worker() -> None:
+    with started() as worker:
+        assert worker.stdin is not None
+        worker.stdin.close()
+        assert worker.wait(timeout=10) != 0
