@@ -435,3 +435,11 @@ def test_prompts_and_answers_stay_out_of_log_and_trace() -> None:
     house.chat({"messages": [{"role": "user", "content": "private question"}]})
     seen = json.dumps(house.log.events) + json.dumps([s.attributes for s in house.tracer.spans])
     assert "private" not in seen
+
+
+def test_a_refused_turn_starts_no_session() -> None:
+    answer = House(Saying(OverloadedError("full", retry_s=1))).chat(
+        headers={"x-murmurate-session": "new"}
+    )
+    assert answer.status == 503
+    assert "x-murmurate-session" not in answer.headers

@@ -1,13 +1,14 @@
 """Reading within bounds, and noticing a client that leaves."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import pytest
 
-from murmurate.core.errors import BodyTooLargeError
-from murmurate.gateway.exchange import LINES, ClientGoneError, Exchange
-from tests.fakes import until
+from murmurate.core.errors import BodyTooLargeError, RequestTimeoutError
+from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange
+from tests.fakes import run_skipping_time, until
 from tests.gateway.client import Call
 
 
@@ -141,3 +142,43 @@ def test_a_request_that_is_cancelled_takes_its_work_with_it() -> None:
         assert stopped == ["clean"]
 
     asyncio.run(story())
+
+
+def test_a_client_that_never_finishes_its_body_is_refused() -> None:
+    async def never() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def story() -> None:
+        with pytest.raises(RequestTimeoutError):
+            await Exchange(scope(), never, sent_nowhere).body(100)
+
+    run_skipping_time(story())
+
+
+def test_a_client_that_stops_reading_counts_as_gone() -> None:
+    async def stuck(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        exchange = Exchange(scope(), no_more, stuck)
+        await exchange.open(EVENTS)
+        with pytest.raises(ClientGoneError):
+            await exchange.write(b"data: x")
+
+    run_skipping_time(story())
+
+
+async def sent_nowhere(message: MutableMapping[str, Any]) -> None:
+    """Drop it."""
+
+
+async def no_more() -> MutableMapping[str, Any]:
+    """Say nothing."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def scope() -> MutableMapping[str, Any]:
+    return {"type": "http", "method": "POST", "path": "/", "headers": []}

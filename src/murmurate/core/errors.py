@@ -65,6 +65,13 @@ class BodyTooLargeError(BadRequestError):
     http_status = 413
 
 
+class RequestTimeoutError(BadRequestError):
+    """The body did not arrive in time. Send it again, in one go."""
+
+    code = "request.timeout"
+    http_status = 408
+
+
 class PromptTooLongError(BadRequestError):
     """The prompt does not fit into the model's context. Shorten it, or use another model."""
 

@@ -57,8 +57,6 @@ class Completions:
         body = decode(await exchange.body(self._body_bytes_max), ChatBody)
         request = self._request(exchange, caller, body, span)
         span.note(model=body.model, lane=request.lane.value)
-        if request.session is not None:
-            exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
         encoder = Encoder(
             self._ids.new("chatcmpl"), body.model, self._clock.unix_ms() // 1000, usage=wants_usage
@@ -93,6 +91,7 @@ class Completions:
         usage: Usage | None = None
         async with aclosing(self._deltas(request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
+            _name_session(exchange, request)
             await exchange.open(EVENTS)
             await exchange.write(encoder.first())
             try:
@@ -104,7 +103,7 @@ class Completions:
                     delta = await anext(deltas, None)
             except MurmurateError as error:
                 span.note(error=error.code)
-                self._log.event("stream.broken", code=error.code, detail=error.detail)
+                self._log.event("stream.broken", code=error.code)
                 await exchange.write(error_event(error))
             else:
                 await exchange.write(encoder.last(usage))
@@ -115,6 +114,7 @@ class Completions:
     ) -> None:
         async with aclosing(self._deltas(request, span)) as deltas:
             answer = [delta async for delta in deltas]
+        _name_session(exchange, request)
         await exchange.answer(200, encoder.whole(answer))
 
     async def _deltas(self, request: Request, span: Span) -> AsyncGenerator[Delta]:
@@ -167,6 +167,12 @@ class Embeddings:
         span.note(model=body.model, texts=len(texts))
         made = await embedder.embed(texts)
         await exchange.answer(200, encode(body, made.vectors, made.tokens))
+
+
+def _name_session(exchange: Exchange, request: Request) -> None:
+    """Tell the client its session, but only with an answer: a refused turn starts none."""
+    if request.session is not None:
+        exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
 
 
 def _lane(header: bytes | None) -> Lane:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from murmurate.core.errors import BodyTooLargeError
+from murmurate.core.errors import BodyTooLargeError, RequestTimeoutError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -16,6 +16,9 @@ Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 LINES = (b"content-type", b"application/x-ndjson")
+
+BODY_S_MAX = 30.0
+WRITE_S_MAX = 30.0
 
 
 class ClientGoneError(Exception):
@@ -41,7 +44,18 @@ class Exchange:
         return self._in.get(name)
 
     async def body(self, bytes_max: int) -> bytes:
-        """Return the whole body; raises `BodyTooLargeError` before reading more than the bound."""
+        """Return the whole body.
+
+        `BodyTooLargeError` before more than the bound is read; `RequestTimeoutError` for a client
+        that never comes to an end: it would keep its place among the requests for ever.
+        """
+        try:
+            async with asyncio.timeout(BODY_S_MAX):
+                return await self._body(bytes_max)
+        except TimeoutError as cause:
+            raise RequestTimeoutError(f"the body was not there after {BODY_S_MAX:g} s") from cause
+
+    async def _body(self, bytes_max: int) -> bytes:
         announced = self._in.get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > bytes_max:
             raise BodyTooLargeError(f"the body has {int(announced)} bytes; the most is {bytes_max}")
@@ -73,8 +87,15 @@ class Exchange:
         await self._start(200, [kind, (b"cache-control", b"no-cache")])
 
     async def write(self, chunk: bytes) -> None:
-        """Send a piece of a streamed response; waits while the client reads slowly."""
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        """Send a piece of a streamed response; waits while the client reads slowly.
+
+        One that has stopped reading counts as gone: its answer would keep an engine's slot.
+        """
+        try:
+            async with asyncio.timeout(WRITE_S_MAX):
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError as cause:
+            raise ClientGoneError from cause
 
     async def end(self) -> None:
         """End a streamed response."""

@@ -1,0 +1,378 @@
+"""Config in, running platform out: the only place that names concrete classes.
+
+`service()` wires the stages over whatever outside it is given: real adapters in a server
+(`outside()`), fakes with a virtual clock in the simulation. Read the last lines of `chain()` first.
+"""
+
+import inspect
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from murmurate.adapters.files import write_private
+from murmurate.adapters.library import LibraryClient
+from murmurate.adapters.logs import JsonLog
+from murmurate.adapters.openai_http import OpenAIHttp
+from murmurate.adapters.sandbox import SandboxClient
+from murmurate.adapters.sqlite.log import SqliteLog
+from murmurate.adapters.sqlite.telemetry import TelemetryStore
+from murmurate.agents.ports import Sandbox
+from murmurate.agents.service import Agents
+from murmurate.agents.tools import built_in
+from murmurate.cache.exact import ExactCache
+from murmurate.cache.service import Cached
+from murmurate.config import (
+    EMBEDDER_NAME,
+    Config,
+    Engine,
+    ModelConfig,
+    documents_path,
+    listen_address,
+    secret,
+)
+from murmurate.core.clock import Clock, SystemClock
+from murmurate.core.errors import MurmurateError, NotFoundError
+from murmurate.core.ids import Ids
+from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
+from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
+from murmurate.engines.defaults import WithTemperature
+from murmurate.engines.ports import Engine as EnginePort
+from murmurate.gateway.auth import REGISTRY, KeyRecord, Keys, digest, entry_of
+from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.management import Management
+from murmurate.gateway.ports import Readiness
+from murmurate.gateway.quota import Rate
+from murmurate.gateway.service import Gateway, Limits
+from murmurate.knowledge.ports import Library
+from murmurate.knowledge.quote import quote
+from murmurate.knowledge.service import Collections
+from murmurate.observe.metrics import Metrics
+from murmurate.observe.sampling import Sampler
+from murmurate.observe.spans import Recorder, SpanRecord
+from murmurate.router.lanes import QueueLimits
+from murmurate.router.service import Backend, Routed
+from murmurate.sync.service import Sessions
+
+TENANT = "default"
+READY_WAIT_S = 60.0
+"""How long /readyz waits for the first pass over the documents; after that it is ready without."""
+
+
+class Traces(Protocol):
+    """Where finished spans can be read again."""
+
+    async def spans(self, tenant: str, trace_id: str) -> Sequence[Any]:
+        """Return the spans of a trace of that tenant; none when it is not known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """Everything that a running platform needs and does not compute itself."""
+
+    clock: Clock
+    ids: Ids
+    log: Log
+    tracer: Tracer
+    traces: Traces
+    events: EventLog
+    engines: Mapping[str, EnginePort]
+    library: Library
+    embedder: Embedder | None
+    sandbox: Sandbox | None
+    close: Sequence[Callable[[], Any]] = ()
+
+
+@dataclass(slots=True)
+class Service:
+    """A composed platform: the ASGI application, and what runs beside it."""
+
+    app: Gateway
+    platform: "Platform"
+    collections: Collections
+    metrics: Metrics
+    outside: Outside
+
+
+def service(config: Config, outside: Outside, keys: Keys) -> Service:
+    """Wire the stages from the bottom up."""
+    metrics = Metrics()
+    folders = {name: str(documents_path(k.folder)) for name, k in config.knowledge.items()}
+    collections = Collections(
+        outside.library,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        folders=folders,
+    )
+    sessions = chain(config, outside, collections, metrics)
+    platform = Platform(config, outside, sessions, collections)
+    limit = config.limits["default"]
+    body_bytes_max = config.server.body_bytes_max
+    embedders = {} if outside.embedder is None else {EMBEDDER_NAME: outside.embedder}
+    app = Gateway(
+        Completions(
+            sessions,
+            platform=platform,
+            body_bytes_max=body_bytes_max,
+            clock=outside.clock,
+            ids=outside.ids,
+            meter=metrics,
+            log=outside.events,
+        ),
+        Embeddings(embedders, body_bytes_max=body_bytes_max),
+        Management(platform, meter=metrics, body_bytes_max=body_bytes_max),
+        keys=keys,
+        limits=Limits(
+            requests_max=config.server.requests_max,
+            rate=Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst),
+        ),
+        hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
+        clock=outside.clock,
+        ids=outside.ids,
+        tracer=outside.tracer,
+        meter=metrics,
+        log=outside.events,
+    )
+    return Service(app, platform, collections, metrics, outside)
+
+
+def chain(config: Config, outside: Outside, collections: Collections, metrics: Metrics) -> Sessions:
+    """Return the request path. Outermost what a client meets first, innermost the engines."""
+
+    def metered(request: Request, usage: Usage) -> None:
+        metrics.tokens(request.model, usage.tokens_in, usage.tokens_out)
+
+    clock, tracer = outside.clock, outside.tracer
+    cache = config.cache
+    store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
+    queue = QueueLimits(config.router.urgent_queue_max, config.router.batch_queue_max)
+    tools = built_in(collections, outside.sandbox, tracer)
+    backends = {
+        name: Backend(_tempered(engine, config.models[name]), config.models[name].slots)
+        for name, engine in outside.engines.items()
+    }
+    routed = Routed(backends, queue=queue, clock=clock, tracer=tracer, on_usage=metered)
+    plain = Cached(
+        routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
+    )
+    agents = Agents(plain, agents=config.agents, tools=tools, quoter=_citation, tracer=tracer)
+    answers = Cached(
+        agents,
+        store=store,
+        clock=clock,
+        tracer=tracer,
+        policy=lambda r: agent_policy(config, collections, r),
+    )
+    return Sessions(
+        answers, log=outside.log, clock=clock, ids=outside.ids, tracer=tracer, writer="a"
+    )
+
+
+def _tempered(engine: Model, model: ModelConfig) -> Model:
+    return engine if model.temperature is None else WithTemperature(engine, model.temperature)
+
+
+def plain_policy(config: Config, request: Request) -> str | None:
+    """Cache a model's answer only where asking again would give the same: at temperature 0."""
+    temperature = request.sampling.temperature
+    if temperature is None:
+        temperature = config.models[request.model].temperature
+    return "" if temperature == 0 else None
+
+
+def agent_policy(config: Config, collections: Collections, request: Request) -> str | None:
+    """An agent's answer holds as long as its documents; plain models are cached further in."""
+    agent = config.agents.get(request.model)
+    if agent is None:
+        return None
+    inner = msgspec.structs.replace(request, model=agent.model)
+    if plain_policy(config, inner) is None:
+        return None
+    return collections.version(request.tenant, agent.knowledge)
+
+
+def _citation(question: str, passages: Sequence[Passage]) -> Citation | None:
+    """Return the quotation that answers, as the agents' `Quoter`."""
+    found = quote(question, passages)
+    return None if found is None else found.citation
+
+
+class Platform:
+    """Answers questions about the service itself (the gateway's `Platform` port)."""
+
+    def __init__(
+        self, config: Config, outside: Outside, sessions: Sessions, collections: Collections
+    ) -> None:
+        self._config = config
+        self._outside = outside
+        self._sessions = sessions
+        self._collections = collections
+        self._began_s = outside.clock.now_s()
+        self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, "not read yet")
+
+    def chat_models(self) -> Sequence[str]:
+        """Return agents first, then models."""
+        return [*self._config.agents, *self._outside.engines]
+
+    def models(self) -> Sequence[str]:
+        """Return every name, embedders last."""
+        embedders = [] if self._outside.embedder is None else [EMBEDDER_NAME]
+        return [*self.chat_models(), *embedders]
+
+    async def readiness(self) -> Readiness:
+        """Ready: every local engine answers, and the documents have been read once."""
+        parts: dict[str, str] = {}
+        ready = True
+        for name, engine in self._outside.engines.items():
+            local = self._config.models[name].engine is not Engine.OPENAI
+            healthy = await engine.health()
+            parts[f"model {name}"] = "ready" if healthy else "not reachable"
+            ready = ready and (healthy or not local)  # a remote outage is not ours to restart for
+        waiting = self._outside.clock.now_s() - self._began_s < READY_WAIT_S
+        for name, state in self._first_pass.items():
+            parts[f"documents {name}"] = state
+            ready = ready and (state == "ready" or not waiting)
+        return Readiness(ready, parts)
+
+    async def trace(self, tenant: str, trace_id: str) -> Sequence[Any]:
+        """Return the spans of one of the tenant's traces."""
+        spans = await self._outside.traces.spans(tenant, trace_id)
+        if not spans:
+            raise NotFoundError(f"there is no trace {trace_id[:64]!r}")
+        return spans
+
+    async def session(self, tenant: str, session_id: str) -> Sequence[Any]:
+        """Return the newest messages of one of the tenant's sessions."""
+        return await self._sessions.history(tenant, SessionRef(session_id))
+
+    async def knowledge(self, tenant: str) -> Sequence[Any]:
+        """Return the state of every collection."""
+        return await self._collections.status(tenant)
+
+    async def ingest(self, tenant: str, collections: Sequence[str]) -> AsyncGenerator[Any]:
+        """Read folders again and say how far it is."""
+        for name in collections or list(self._config.knowledge):
+            if name not in self._config.knowledge:
+                known = ", ".join(self._config.knowledge) or "none is configured"
+                raise NotFoundError(f"there is no collection {name!r}; there are: {known}")
+            async with aclosing(self._collections.sync(tenant, name)) as steps:
+                async for step in steps:
+                    yield step
+
+    async def first_pass(self) -> None:
+        """Read every collection once at start; a fault is noted, tried again, and stops nobody."""
+        for name in self._first_pass:
+            while self._first_pass[name] != "ready":
+                try:
+                    async with aclosing(self.ingest(TENANT, [name])) as steps:
+                        async for _ in steps:
+                            pass
+                    self._first_pass[name] = "ready"
+                except MurmurateError as error:
+                    self._first_pass[name] = str(error)
+                    self._outside.events.event("ingest.failed", collection=name, detail=str(error))
+                    await self._outside.clock.sleep(2.0)
+
+
+async def open_keys(log: Log, clock: Clock, ids: Ids, *, first_key: Path) -> Keys:
+    """Return the valid keys; at the first start make one and leave it in `first_key` (0600)."""
+    records: list[KeyRecord] = []
+    async with aclosing(log.streams(REGISTRY, "key/")) as streams:
+        names = [info.stream async for info in streams]
+    for name in names:
+        async with aclosing(log.read(REGISTRY, name)) as entries:
+            records += [msgspec.json.decode(e.body, type=KeyRecord) async for e in entries]
+    if not records:
+        key = ids.secret("mur")
+        record = KeyRecord(ids.new("key"), digest(key), TENANT, ("*",), clock.unix_ms())
+        # The file first: a key that is in the log but was never seen would lock everybody out.
+        write_private(first_key, key.encode() + b"\n")
+        await log.append([entry_of(record)])
+        records.append(record)
+    return Keys(records)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where the other processes of this service listen."""
+
+    engine_sockets: Mapping[str, str]
+    engine_keys: Mapping[str, str]
+    library: str
+    sandbox: str
+
+
+def outside(config: Config, state: Path, workers: Workers) -> Outside:
+    """Return the real adapters of a server process. Call it inside the event loop."""
+    clock = SystemClock()
+    ids = Ids(clock, random.SystemRandom())
+    telemetry = TelemetryStore(state / "telemetry.db")
+    sampler = Sampler()
+
+    def keep(span: SpanRecord) -> None:
+        if sampler.keeps(span):
+            telemetry.put(span)
+
+    # Span ids need no secrecy, and a seeded generator makes them three times as fast.
+    tracer = Recorder(clock=clock, ids=Ids(clock, random.Random()), sink=keep)  # noqa: S311
+    library = LibraryClient(workers.library, clock=clock)
+    sandbox = SandboxClient(workers.sandbox, clock=clock)
+    log = SqliteLog(state / "truth.db", clock=clock)
+    events = JsonLog(state / "server.log", clock=clock)
+    engines = {
+        name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
+        for name, model in config.models.items()
+    }
+    return Outside(
+        clock=clock,
+        ids=ids,
+        log=log,
+        tracer=tracer,
+        traces=telemetry,
+        events=events,
+        engines=engines,
+        library=library,
+        embedder=library,
+        sandbox=sandbox,
+        close=(
+            *(engine.close for engine in engines.values()),
+            library.close,
+            sandbox.close,
+            log.close,
+            telemetry.close,
+            events.close,
+        ),
+    )
+
+
+def _engine(
+    name: str, model: ModelConfig, workers: Workers, *, clock: Clock, tracer: Tracer, ids: Ids
+) -> OpenAIHttp:
+    """Return the adapter of a model: to a worker of ours, or to the URL that the config names."""
+    local = model.engine is not Engine.OPENAI
+    key = None if model.key is None else secret(model.key)
+    return OpenAIHttp(
+        name=model.upstream_name or name,
+        url=None if local else model.url,
+        socket=workers.engine_sockets[name] if local else None,
+        key=workers.engine_keys[name] if local else key,
+        first_token_s=model.first_token_s,
+        stall_s=model.stall_s,
+        clock=clock,
+        tracer=tracer,
+        new_id=lambda: ids.new("call"),
+    )
+
+
+async def close(outside: Outside) -> None:
+    """Close the adapters in order: first what asks, last what keeps."""
+    for step in outside.close:
+        result = step()
+        if inspect.isawaitable(result):
+            await result
