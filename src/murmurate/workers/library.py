@@ -8,10 +8,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
 
 from murmurate.adapters import parse
@@ -37,12 +38,13 @@ TEXTS_MAX = 2048
 EMBEDDER_WAIT_S = 3.0
 """How long a search waits for an embedder that is still loading, before it goes on without."""
 EMBEDDER = f"minilm-int8-{GRAPH_VERSION}"
-PENDING_BATCH = 2 * BATCH
+PENDING_BATCH = 8
 
 LibraryMessage = List | Extract | Held | Put | Drop | State | Find | Embed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_M = TypeVar("_M")
 
 
 class Meaning:
@@ -51,7 +53,7 @@ class Meaning:
     def __init__(self, folder: Path, table: ChunkTable) -> None:
         """Load both; blocks for a moment, or for seconds when the model's graph must be built."""
         self.model = MiniLM(folder)
-        from murmurate.adapters import vectors
+        from murmurate.adapters import vectors  # noqa: PLC0415 - needs numpy, an extra
 
         self._vectors = vectors
         self._table = table
@@ -60,36 +62,35 @@ class Meaning:
     def load(self) -> None:
         """Read the stored vectors. Runs in the indexing thread, so that no change is missed."""
         self._table.use_embedder(EMBEDDER)
-        for row, tenant, collection, vector in self._table.vectors():
-            self.kept.put(tenant, collection, [row], [self._vectors.from_bytes(vector)])
+        for row, tenant, collection, vectors in self._table.vectors():
+            if vectors:  # none: not a language that the model knows
+                made = self._vectors.from_bytes(vectors, DIMENSIONS)
+                self.kept.put(tenant, collection, row, made)
 
     def embed_pending(self) -> int:
         """Make the vectors of some chunks that have none; return how many."""
         pending = self._table.pending(limit=PENDING_BATCH)
         if not pending:
             return 0
-        made, _ = self.model.embed([chunk.text for chunk in pending])
-        self._table.set_vectors(
-            [(chunk.row, vector.tobytes()) for chunk, vector in zip(pending, made, strict=True)]
-        )
-        for chunk, vector in zip(pending, made, strict=True):
-            self.kept.put(chunk.tenant, chunk.collection, [chunk.row], [vector])
+        # The model knows English only: what is mostly something else is found by its words.
+        known = [chunk for chunk in pending if is_mostly_latin(" ".join(chunk.texts))]
+        made, _ = self.model.embed([text for chunk in known for text in chunk.texts])
+        blobs = dict.fromkeys((chunk.row for chunk in pending), b"")
+        first = 0
+        for chunk in known:
+            vectors = made[first : first + len(chunk.texts)]
+            first += len(chunk.texts)
+            blobs[chunk.row] = vectors.tobytes()
+            self.kept.put(chunk.tenant, chunk.collection, chunk.row, vectors)
+        self._table.set_vectors(list(blobs.items()))
         return len(pending)
 
-    def compare(
-        self, message: Find, rows: Sequence[int]
-    ) -> tuple[dict[int, float], dict[int, float]]:
-        """Return the nearest rows, and the cosines of the given rows."""
+    def nearest(self, message: Find, also: Collection[int]) -> dict[int, float]:
+        """Return the cosines of the nearest rows, and of the rows in `also`."""
         [question], _ = self.model.embed([message.question])
-        every, cosines = self.kept.compare(message.tenant, message.collections, question)
-        near = self._vectors.best(every, cosines, limit=message.limit)
-        wanted = set(rows) - near.keys()
-        others = {
-            int(row): float(cosine)
-            for row, cosine in zip(every, cosines, strict=True)
-            if wanted and int(row) in wanted
-        }
-        return near, others
+        return self.kept.nearest(
+            message.tenant, message.collections, question, limit=message.limit, also=also
+        )
 
 
 class LibraryWorker:
@@ -105,6 +106,8 @@ class LibraryWorker:
         self._searching = ThreadPoolExecutor(SEARCH_THREADS, "searching")
         self._reading = ThreadPoolExecutor(1, "reading")
         self._meaning: asyncio.Future[Meaning] = asyncio.get_running_loop().create_future()
+        self._indexed_by: Meaning | None = None
+        """As `_meaning`, but for the indexing thread: set when the stored vectors are loaded."""
         self._searches = 0
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
@@ -181,9 +184,10 @@ class LibraryWorker:
         """Load the embedder, then give vectors to all chunks that have none, as they come."""
         try:
             meaning = await asyncio.to_thread(Meaning, self._folder, self._table)
-            await self._on(self._indexing, meaning.load)
-        except (MissingPartError, OSError) as cause:
-            missing = MissingPartError(cause.detail if isinstance(cause, MissingPartError) else str(cause))
+            await self._on(self._indexing, self._load, meaning)
+        except (MissingPartError, OSError, SubprocessError) as cause:
+            detail = cause.detail if isinstance(cause, MissingPartError) else str(cause)
+            missing = MissingPartError(detail)
             self._meaning.set_exception(missing)
             self._meaning.exception()  # seen: whoever asks gets it again
             self._settled.set()
@@ -193,10 +197,14 @@ class LibraryWorker:
         while True:
             self._work.clear()
             while await self._on(self._indexing, meaning.embed_pending):
-                await asyncio.sleep(0)  # changes that wait for the thread go first
+                pass  # batch by batch, so that changes of the index get their turn
             if not self._work.is_set():
                 self._settled.set()
                 await self._work.wait()
+
+    def _load(self, meaning: Meaning) -> None:
+        meaning.load()
+        self._indexed_by = meaning
 
     async def _change(
         self, tenant: str, collection: str, ids: Sequence[str], documents: Sequence[Document]
@@ -212,8 +220,8 @@ class LibraryWorker:
     ) -> None:
         rows = self._table.drop(tenant, collection, ids)
         lines = self._table.put(tenant, collection, documents)
-        if self._meaning.done() and not self._meaning.exception():
-            self._meaning.result().kept.remove(tenant, collection, rows)
+        if self._indexed_by is not None:
+            self._indexed_by.kept.remove(tenant, collection, rows)
         self._keywords.remove(rows)
         self._keywords.add(lines)
         self._keywords.commit(self._table.generation())
@@ -237,10 +245,7 @@ class LibraryWorker:
             message.tenant, message.collections, message.question, limit=message.limit
         )
         scores = dict(asked.rows)
-        near: dict[int, float] = {}
-        others: dict[int, float] = {}
-        if meaning is not None:
-            near, others = meaning.compare(message, list(scores))
+        cosines = {} if meaning is None else meaning.nearest(message, scores.keys())
         hits = [
             Hit(
                 document=row.document,
@@ -253,10 +258,10 @@ class LibraryWorker:
                 end=row.end,
                 line_first=row.line_first,
                 line_last=row.line_last,
-                cosine=near.get(row.row, others.get(row.row)),
+                cosine=cosines.get(row.row),
                 bm25=scores.get(row.row),
             )
-            for row in self._table.rows([*scores, *(near.keys() - scores.keys())])
+            for row in self._table.rows([*(scores.keys() | cosines.keys())])
         ]
         return Found(tuple(hits), tuple(Term(word, idf) for word, idf in asked.terms))
 
@@ -287,7 +292,7 @@ class LibraryWorker:
             return None
         return str(getattr(self._meaning.exception(), "detail", ""))
 
-    async def _bounded(self, answer: Callable[[_M], object], message: _M) -> object:
+    async def _bounded(self, answer: Callable[[_M], Awaitable[_R]], message: _M) -> _R:
         if self._searches >= SEARCHES_MAX:
             raise OverloadedError(f"{SEARCHES_MAX} searches wait already", retry_s=1)
         self._searches += 1

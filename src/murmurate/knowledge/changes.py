@@ -1,0 +1,72 @@
+"""What to read, drop and leave: a folder's listing against what the log holds. Pure."""
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+
+from murmurate.core.types import Frozen
+from murmurate.knowledge.ports import FileSeen, Problem
+
+FILE_BYTES_MAX = 20 * 1024 * 1024
+
+
+class Known(Frozen, frozen=True):
+    """A document as the log holds it, without its text. `seq` is its entry's."""
+
+    id: str
+    path: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    seq: int
+
+
+class Changes(Frozen, frozen=True):
+    """What a sync has to do."""
+
+    read: tuple[FileSeen, ...]
+    drop: tuple[Known, ...]
+    unchanged: int
+    problems: tuple[Problem, ...]
+
+
+class IndexChanges(Frozen, frozen=True):
+    """What the index lacks of the log, and what it holds beyond it."""
+
+    put: tuple[Known, ...]
+    drop: tuple[str, ...]
+
+
+def document_id(collection: str, path: str) -> str:
+    """Return the id of a path, the same for ever."""
+    return blake2b(f"{collection}\0{path}".encode(), digest_size=16).hexdigest()
+
+
+def changes(files: Iterable[FileSeen], known: Mapping[str, Known]) -> Changes:
+    """Compare a listing with the known documents (by path).
+
+    A file of the same size and time of change is taken as unchanged. One that has grown too large
+    is reported and keeps its last text.
+    """
+    read: list[FileSeen] = []
+    problems: list[Problem] = []
+    unchanged = 0
+    listed: set[str] = set()
+    for file in files:
+        listed.add(file.path)
+        before = known.get(file.path)
+        if before and (before.size, before.mtime_ns) == (file.size, file.mtime_ns):
+            unchanged += 1
+        elif file.size > FILE_BYTES_MAX:
+            limit_mb = FILE_BYTES_MAX >> 20
+            problems.append(Problem(file.path, f"{file.size >> 20} MB; the limit is {limit_mb}"))
+        else:
+            read.append(file)
+    drop = tuple(document for path, document in known.items() if path not in listed)
+    return Changes(tuple(read), drop, unchanged, tuple(problems))
+
+
+def index_changes(known: Iterable[Known], held: Mapping[str, str]) -> IndexChanges:
+    """Compare the known documents with what the index holds (id and sha256)."""
+    by_id = {document.id: document for document in known}
+    put = tuple(d for d in by_id.values() if held.get(d.id) != d.sha256)
+    return IndexChanges(put, tuple(id_ for id_ in held if id_ not in by_id))

@@ -1,0 +1,127 @@
+"""What knowledge needs of the library process: parsers, the index, and the two searches."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from murmurate.core.types import Frozen
+
+
+class FileSeen(Frozen, frozen=True):
+    """A file that could be read; `path` is relative to the folder, with slashes."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+class Problem(Frozen, frozen=True):
+    """A file that is not searchable, or not in its newest form, and why."""
+
+    path: str
+    reason: str
+
+
+class Listing(Frozen, frozen=True):
+    """What stands in a folder, in order of path."""
+
+    files: tuple[FileSeen, ...]
+    problems: tuple[Problem, ...]
+
+
+class Extracted(Frozen, frozen=True):
+    """The text of a file, and which bytes it came from."""
+
+    text: str
+    title: str
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+class Document(Frozen, frozen=True):
+    """A document to index."""
+
+    id: str
+    path: str
+    title: str
+    sha256: str
+    text: str
+
+
+class Hit(Frozen, frozen=True):
+    """A chunk that one of the searches found; `context` is its path of headings.
+
+    `cosine` is None without vectors, `bm25` where no word of the question stands in the chunk.
+    """
+
+    document: str
+    collection: str
+    path: str
+    title: str
+    context: str
+    text: str
+    start: int
+    end: int
+    line_first: int
+    line_last: int
+    cosine: float | None
+    bm25: float | None
+
+
+class Term(Frozen, frozen=True):
+    """A content word of the question, as the index spells it, and how rare it is."""
+
+    word: str
+    idf: float
+
+
+class Found(Frozen, frozen=True):
+    """What a search found, in no order, and the question's words."""
+
+    hits: tuple[Hit, ...]
+    terms: tuple[Term, ...]
+
+
+class LibraryState(Frozen, frozen=True):
+    """How far a collection's index is. `vectors_missing` says why there are no vectors at all."""
+
+    chunks: int
+    chunks_pending: int
+    vectors_missing: str | None
+
+
+class Library(Protocol):
+    """The library process. Every call may be repeated: the second time changes nothing."""
+
+    async def listing(self, folder: str, *, files_max: int) -> Listing:
+        """Return the files below `folder`. `FolderMissingError` when it is not there."""
+        ...
+
+    async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:
+        """Read and parse one file. `DocumentUnreadableError` says why not."""
+        ...
+
+    async def held(self, tenant: str, collection: str) -> dict[str, str]:
+        """Return the indexed documents: their id and sha256."""
+        ...
+
+    async def put(self, tenant: str, collection: str, documents: Sequence[Document]) -> None:
+        """Index documents, in place of their older versions; searchable by words on return.
+
+        Vectors follow in the background, also after a restart.
+        """
+        ...
+
+    async def drop(self, tenant: str, collection: str, ids: Sequence[str]) -> None:
+        """Forget documents; unknown ids do no harm."""
+        ...
+
+    async def state(self, tenant: str, collection: str, *, wait_s: float) -> LibraryState:
+        """Say how far the index is; waits up to `wait_s` until nothing is pending."""
+        ...
+
+    async def find(
+        self, tenant: str, collections: Sequence[str], question: str, *, limit: int
+    ) -> Found:
+        """Return the best `limit` chunks by words, and as many by vectors."""
+        ...
