@@ -175,16 +175,30 @@ def test_it_is_not_ready_while_a_local_engine_is_down() -> None:
     asyncio.run(story())
 
 
-def test_documents_that_cannot_be_read_are_tried_again_and_hold_nobody_up_for_ever() -> None:
+def test_documents_that_cannot_be_read_are_tried_again_and_hold_nobody_up() -> None:
     async def story() -> None:
-        service, clock, events = platform(failures=2)
+        service, _, events = platform(failures=2)
         await service.first_pass()
         assert len(events.named("ingest.failed")) == 2
-        assert (await service.readiness()).ready
+        assert (await service.readiness()).parts["documents docs"] == "ready"
 
         never, clock, _ = platform(failures=10**9)
+        trying = asyncio.create_task(never.first_pass())
+        while clock.slept_s == []:
+            await asyncio.sleep(0)
+        readiness = await never.readiness()
+        assert readiness.ready
+        assert "gone" in readiness.parts["documents docs"]
+        trying.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_first_pass_that_takes_for_ever_does_not_keep_the_service_from_being_ready() -> None:
+    async def story() -> None:
+        service, clock, _ = platform()
         clock.time_s += compose.READY_WAIT_S
-        assert (await never.readiness()).ready
+        assert (await service.readiness()).ready
 
     asyncio.run(story())
 

@@ -59,6 +59,7 @@ from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
 
 TENANT = "default"
+NOT_READ = "not read yet"
 READY_WAIT_S = 60.0
 """How long /readyz waits for the first pass over the documents; after that it is ready without."""
 
@@ -214,7 +215,7 @@ class Platform:
         self._sessions = sessions
         self._collections = collections
         self._began_s = outside.clock.now_s()
-        self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, "not read yet")
+        self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, NOT_READ)
 
     def chat_models(self) -> Sequence[str]:
         """Return agents first, then models."""
@@ -226,7 +227,7 @@ class Platform:
         return [*self.chat_models(), *embedders]
 
     async def readiness(self) -> Readiness:
-        """Ready: every local engine answers, and the documents have been read once."""
+        """Ready: every local engine answers, and the documents have been read, or tried to be."""
         parts: dict[str, str] = {}
         ready = True
         for name, engine in self._outside.engines.items():
@@ -237,7 +238,7 @@ class Platform:
         waiting = self._outside.clock.now_s() - self._began_s < READY_WAIT_S
         for name, state in self._first_pass.items():
             parts[f"documents {name}"] = state
-            ready = ready and (state == "ready" or not waiting)
+            ready = ready and (state != NOT_READ or not waiting)
         return Readiness(ready, parts)
 
     async def trace(self, tenant: str, trace_id: str) -> Sequence[Any]:

@@ -7,6 +7,8 @@ Subclass a contract in a test file of yours and say how to make the adapter; pyt
             return MyLog(...)
 """
 
+# Over 400 lines: one contract, read from top to bottom; a second port's suite gets its own file.
+
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing

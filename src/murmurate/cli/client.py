@@ -60,6 +60,16 @@ def call(
     server: Server, path: str, body: object = None, headers: dict[str, str] | None = None
 ) -> http.client.HTTPResponse:
     """Send a request (POST with a body, GET without) and return the response, or raise."""
+    response = send(server, path, body, headers)
+    if response.status != 200:
+        raise RefusedError(_message(response))
+    return response
+
+
+def send(
+    server: Server, path: str, body: object = None, headers: dict[str, str] | None = None
+) -> http.client.HTTPResponse:
+    """Send a request and return the response, whatever its status."""
     parts = urlsplit(server.url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=TIMEOUT_S)
@@ -69,12 +79,9 @@ def call(
         connection.request(
             "GET" if sent is None else "POST", path, sent, {**every, **(headers or {})}
         )
-        response = connection.getresponse()
+        return connection.getresponse()
     except OSError as cause:
         raise NotRunningError(f"{server.url} does not answer: {cause}") from cause
-    if response.status != 200:
-        raise RefusedError(_message(response))
-    return response
 
 
 def fetch(server: Server, path: str) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """`murmurate doctor`: what is installed, configured and running, and what to do about the rest."""
 
 import importlib.util
+import json
 import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from murmurate.cli.client import call, find
+from murmurate.cli.client import call, find, send
 from murmurate.config import Engine, documents_path, explain, load, weights_path
 from murmurate.core.errors import MurmurateError
 
@@ -104,9 +105,16 @@ def server(url: str | None, key: str | None, state: Path) -> list[Finding]:
     try:
         found = find(url, key, state)
         call(found, "/v1/models").read()
+        parts = json.loads(send(found, "/readyz").read())["parts"]
     except MurmurateError as error:
         return [Finding("server", "missing", error.detail, "murmurate up")]
-    return [Finding("server", "ok", found.url)]
+    return [
+        Finding("server", "ok", found.url),
+        *(
+            Finding(f"  {name}", "ok" if state == "ready" else "broken", state)
+            for name, state in parts.items()
+        ),
+    ]
 
 
 def show(findings: list[Finding]) -> str:
