@@ -19,7 +19,7 @@ from murmurate.knowledge.words import is_stop, runs, stem
 
 HEAP_BYTES = 20_000_000
 TERMS_MAX = 64
-TITLE_BOOST = 0.6
+TITLE_BOOST = 0.25
 """What a word in title or headings counts beside one in the text."""
 JIEBA_CACHE = "jieba.cache"
 _SCHEMA_VERSION = 1

@@ -2,7 +2,7 @@
 
 A frame is a length (4 bytes, big-endian) and a msgpack value. The caller sends `(id, message)`, the
 worker answers `(id, reply, None)` or `(id, None, (code, detail, retry_s))`; `(id, None)` from the
-caller withdraws a call. Messages are msgspec structs that name the type of their reply; never pickle.
+caller withdraws a call. Messages are msgspec structs that name their reply; never pickle.
 """
 
 import asyncio

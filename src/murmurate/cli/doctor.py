@@ -4,11 +4,15 @@ import importlib.util
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import click
+
 from murmurate.cli.client import call, find, send
+from murmurate.cli.options import connected
 from murmurate.config import Engine, documents_path, explain, load, weights_path
 from murmurate.core.errors import MurmurateError
 
@@ -42,6 +46,25 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         return asdict(self)
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file [./murmurate.toml].")
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@connected
+def doctor(
+    config: Path | None, *, as_json: bool, url: str | None, key: str | None, state: Path
+) -> None:
+    """Show what is installed, configured and running, where each setting comes from, what to do.
+
+    Exit code 1 when something that the configuration needs is missing or broken.
+    """
+    findings = examine(config, state, url, key)
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], ensure_ascii=False))
+    else:
+        click.echo(show(findings))
+    sys.exit(any(finding.verdict == "broken" for finding in findings))
 
 
 def examine(path: Path | None, state: Path, url: str | None, key: str | None) -> list[Finding]:

@@ -15,18 +15,41 @@ from murmurate.workers.supervisor import Ready, Supervisor
 EXAMPLE = "What survives when a server is killed?"
 
 
-def serve(
-    path: Path | None, overrides: dict[str, str | None], ready_file: Path | None, *, quiet: bool
-) -> int:
-    """Run until told to stop; return the exit code."""
-    config = configured(path, overrides)
-    state = Path(config.server.state).absolute()
+@click.command()
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="TOML file [./murmurate.toml]."
+)
+@click.option("--listen", help="HOST:PORT; port 0 takes a free one [127.0.0.1:8080].")
+@click.option("--state", help="Folder for everything that must survive [./state].")
+@click.option("--docs", help="Folder of documents to answer from, instead of the built-in ones.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="Write url, key and pid here.")
+@click.option("--quiet", is_flag=True, help="No welcome, no example.")
+def up(
+    *,
+    config_file: Path | None,
+    listen: str | None,
+    state: str | None,
+    docs: str | None,
+    ready_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    \b
+    Examples:
+      murmurate up
+      murmurate up --listen 0.0.0.0:8080 --state /var/lib/murmurate
+      murmurate up --docs ./handbook
+    """
+    config = configured(config_file, {"listen": listen, "state": state, "docs": docs})
+    state_folder = Path(config.server.state).absolute()
 
     def welcome(ready: Ready) -> None:
         if not quiet:
-            greet(ready, state, config)
+            greet(ready, state_folder, config)
 
-    return Supervisor(config, clock=SystemClock(), ready_file=ready_file, on_ready=welcome).run()
+    supervisor = Supervisor(config, clock=SystemClock(), ready_file=ready_file, on_ready=welcome)
+    sys.exit(supervisor.run())
 
 
 def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:

@@ -1,6 +1,5 @@
 """Time as an input, so that five minutes pass in a test without waiting."""
 
-import asyncio
 import time
 from typing import Protocol
 
@@ -34,4 +33,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait on the running event loop."""
+        import asyncio  # noqa: PLC0415 - the supervisor reads clocks too, and has no event loop
+
         await asyncio.sleep(seconds)

@@ -278,4 +278,5 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         sandbox=sandbox,
     )
     found.append(Child("server", "murmurate.workers.server", server, (listening.fileno(),)))
+    found.insert(0, found.pop())  # first what takes longest until clients see it
     return found
