@@ -33,7 +33,7 @@ def test_a_question_about_the_documents_is_answered_with_the_right_citation(
 
 
 def test_the_stream_says_the_same_as_the_plain_answer(service: Running) -> None:
-    question = say("How long does a restart wait after several crashes?")
+    question = say("When is an answer cached?")
     client = service.client()
     stream = client.chat.completions.create(
         model="assistant",

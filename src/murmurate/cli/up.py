@@ -12,7 +12,7 @@ from murmurate.core.clock import SystemClock
 from murmurate.core.errors import ConfigError
 from murmurate.workers.supervisor import Ready, Supervisor
 
-EXAMPLE = "What survives when a server is killed?"
+EXAMPLE = "What happens when the engine is killed?"
 
 
 @click.command()
