@@ -156,8 +156,10 @@ class KeywordIndex:
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forget chunks at the next commit."""
+        # By query: `delete_documents_by_term` takes an int for a signed one and deletes nothing.
         for row in rows:
-            self._writer.delete_documents_by_term("row", row)
+            query = tantivy.Query.term_query(self._schema, "row", row)
+            self._writer.delete_documents_by_query(query)
 
     def commit(self, generation: int) -> None:
         """Make all changes since the last commit visible at once."""

@@ -5,10 +5,11 @@ imported, for it would pull in torch: only its files are read.
 """
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ BUILD_S = 120.0
 _PARTS = ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers")
 
 
-def weights_folder() -> Path:
+def weights_folder(find: Callable[[str], ModuleSpec | None] = find_spec) -> Path:
     """Return where the weights lie; `MissingPartError` names every part that is missing."""
-    missing = [part for part in _PARTS if importlib.util.find_spec(part) is None]
-    spec = importlib.util.find_spec(PACKAGE)
+    missing = [part for part in _PARTS if find(part) is None]
+    spec = find(PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     folder = Path(folders[0]) / "model" if folders else None
     if folder is None or not (folder / "model.safetensors").is_file():
@@ -93,12 +94,16 @@ def _graph(folder: Path, index: Path) -> Path:
         leftover.unlink(missing_ok=True)
     fresh = path.with_suffix(".onnx.new")
     # In a process of its own: building takes 600 MB for 3 seconds, which would never come back.
-    subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", BUILDER, str(folder), str(fresh)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        check=True,
-        timeout=BUILD_S,
-    )
+    command = [sys.executable, "-m", BUILDER, str(folder), str(fresh)]
+    # Its stdin is a pipe that nobody writes to: when this process is gone, so is the builder.
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as builder:
+        try:
+            code = builder.wait(BUILD_S)
+        finally:
+            builder.kill()  # does nothing to one that has ended
+    if code:
+        raise subprocess.CalledProcessError(code, command)
     fresh.replace(path)
     return path

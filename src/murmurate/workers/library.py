@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -96,7 +97,7 @@ class Meaning:
 class LibraryWorker:
     """Answers the messages of `adapters.library`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, on_failure: Callable[[], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._words = Words(folder)
@@ -111,10 +112,14 @@ class LibraryWorker:
         self._searches = 0
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
+        self.failure: BaseException | None = None
+        self._on_failure = on_failure
         self._tasks = [
             asyncio.create_task(self._catch_up()),
             asyncio.create_task(self._load_and_embed()),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._note)
 
     async def handle(self, message: LibraryMessage) -> object:
         """Answer one message."""
@@ -159,13 +164,17 @@ class LibraryWorker:
         """Stop after the batch that is under way, and close the files."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for threads in (self._reading, self._searching, self._indexing):
             await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
         self._keywords.close()
         self._table.close()
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        """A part that broke takes the worker with it: started again, it goes on where it was."""
+        if not task.cancelled() and task.exception() is not None:
+            self.failure = task.exception()
+            self._on_failure()
 
     async def _catch_up(self) -> None:
         """Build the keyword index anew when it misses what the chunk table has."""
@@ -227,9 +236,15 @@ class LibraryWorker:
         self._keywords.commit(self._table.generation())
 
     async def _state(self, message: State) -> LibraryState:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(message.wait_s):
-                await self._settled.wait()
+        state = await self._state_now(message)
+        if state.chunks_pending and message.wait_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(message.wait_s):
+                    await self._settled.wait()
+            state = await self._state_now(message)
+        return state
+
+    async def _state_now(self, message: State) -> LibraryState:
         chunks, pending = await self._on(
             self._searching, self._table.count, message.tenant, message.collection
         )
@@ -320,12 +335,17 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    worker = LibraryWorker(Path(boot_message.index))
+    worker = LibraryWorker(Path(boot_message.index), on_failure=stop.set)
     server = await serve(boot_message.socket, LibraryMessage, worker.handle)
     say_ready(pid=os.getpid())
     await stop.wait()
     server.close()
     await worker.close()
+    if worker.failure is not None:
+        traceback.print_exception(worker.failure)
+    sys.stderr.flush()
+    # At once: a model that is still being built in a thread must not hold the exit.
+    os._exit(0 if worker.failure is None else 1)
 
 
 if __name__ == "__main__":
