@@ -23,7 +23,8 @@ from words import words
 
 SLOTS: Final = 2
 ANSWER_TOKENS_MAX: Final = 220
-FAILURES_SHOWN_MAX: Final = 8
+FAILURES_KEPT_MAX: Final = 8
+SAID_CHARS_MAX: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +232,13 @@ def phrases_result(source: Source) -> Case:
     return Case(talk, lambda said: said == Said(answer), answer)
 
 
+def copies_result(source: Source) -> Case:
+    """The same, but only what stands behind the equals sign counts: every digit of the result."""
+    case = phrases_result(source)
+    result = case.wanted.rpartition(" = ")[2]
+    return Case(case.talk, lambda said: said.text.rpartition(" = ")[2] == result, case.wanted)
+
+
 def phrases_other_result(source: Source) -> Case:
     """Another tool's result."""
     talk = fresh(source)
@@ -285,6 +293,7 @@ CLASSES: Final = (
     chats_later,
     chats_fittingly,
     phrases_result,
+    copies_result,
     phrases_other_result,
     quotes_passage,
     answers_from_context,
@@ -308,11 +317,16 @@ def score(server: Server, name: str, cases: list[Case]) -> Score:
     with ThreadPoolExecutor(SLOTS) as pool:
         answers = list(pool.map(server.answer, [case.talk for case in cases]))
     failures = [
-        {"asked": case.talk.messages[-1]["content"], "wanted": case.wanted, "said": str(said)}
+        {
+            "asked": case.talk.messages[-1]["content"],
+            "wanted": case.wanted,
+            "said": str(said)[:SAID_CHARS_MAX],
+        }
         for case, said in zip(cases, answers, strict=True)
         if not case.right(said)
     ]
-    return Score(name, len(cases) - len(failures), len(cases), failures)
+    kept = failures[:FAILURES_KEPT_MAX]
+    return Score(name, len(cases) - len(failures), len(cases), kept)
 
 
 def same_prompts(server: Server, cases: list[Case]) -> Score:
@@ -352,7 +366,7 @@ def main() -> None:
         gathered.append(found)
         share = 100 * found.right / found.cases
         print(f"| {found.name} | {found.right}/{found.cases} | {share:.1f} % |", flush=True)
-        for failure in found.failures[:FAILURES_SHOWN_MAX]:
+        for failure in found.failures:
             print("   ", json.dumps(failure, ensure_ascii=False))
     told.to.write_text(json.dumps([asdict(s) for s in gathered], ensure_ascii=False, indent=1))
 

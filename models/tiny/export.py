@@ -10,7 +10,7 @@ import numpy as np
 from network import Network, Shape
 from tokenizer import END, END_OF_TEXT, SPECIAL
 from tokenizers import Tokenizer
-from train import HERE, load
+from train import BUILD, HERE, load
 
 SHIPPED: Final = HERE.parent.parent / "src" / "murmurate" / "data" / "tiny.gguf"
 _LAYER: Final = {
@@ -96,7 +96,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
 def main() -> None:
     """Export what `train.py` saved."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trained", type=Path, default=HERE / "build")
+    parser.add_argument("--trained", type=Path, default=BUILD)
     parser.add_argument("--to", type=Path, default=SHIPPED)
     told = parser.parse_args()
     told.to.parent.mkdir(parents=True, exist_ok=True)

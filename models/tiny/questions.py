@@ -53,7 +53,7 @@ def _templates(language: str, held_out: bool) -> list[str]:
 
 
 def _english(r: random.Random, words: Words, held_out: bool) -> str:
-    if r.random() < 0.05:
+    if r.random() < 0.03:
         return r.choice([r.choice(NOUNS), words.phrase(r)]) + r.choice(["", "", "?"])
     template = r.choice(_templates("english", held_out))
     slots = {

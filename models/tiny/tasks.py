@@ -107,7 +107,7 @@ def with_tools(source: Source) -> Conversation:
         calculated_before,
     ]
     count = r.choices([1, 2, 3, 4, 5, 6, 7, 8], [28, 20, 14, 12, 9, 7, 6, 4])[0]
-    for drawn in r.choices(exchanges, [36, 34, 20, 4, 8, 4], k=count):
+    for drawn in r.choices(exchanges, [33, 34, 28, 4, 8, 4], k=count):
         drawn(source, talk)
     if not talk.taught[-1]:
         r.choice([ask_documents, ask_arithmetic, chat])(source, talk)
@@ -350,7 +350,7 @@ def _value(source: Source) -> str:
 
 def _fact(r: random.Random, key: tuple[str, str], value: str) -> str:
     attribute, thing = key
-    fact = r.choice(
+    return r.choice(
         [
             f"The {attribute} of {thing} is {value}.",
             f"{thing} has {attribute} {value}.",
@@ -358,7 +358,6 @@ def _fact(r: random.Random, key: tuple[str, str], value: str) -> str:
             f"{value} is the {attribute} of {thing}.",
         ]
     )
-    return fact[0].upper() + fact[1:]
 
 
 def _asked(r: random.Random, key: tuple[str, str]) -> str:

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 HERE: Final = Path(__file__).parent
+BUILD: Final = HERE.parent.parent / "build" / "tiny"
 TOKENIZER_CONVERSATIONS: Final = 8000
 BATCH_TOKENS: Final = 5_120
 POOL_CONVERSATIONS: Final = 640
@@ -236,7 +237,7 @@ def load(out: Path) -> tuple[Network, Tokenizer]:
 def main() -> None:
     """Train from nothing, or go on from what `--out` holds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "build")
+    parser.add_argument("--out", type=Path, default=BUILD)
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
