@@ -134,7 +134,7 @@ def test_an_engine_with_rules_needs_only_them() -> None:
             {"knowledge": {}, "agents": {"a": {"model": "tiny", "knowledge": ["x"]}}},
             "none is configured",
         ),
-        ({"limits": {}}, r"limits: expected a section \[limits.default\]"),
+        ({"limits": {}}, r"limits has nothing: expected the one section \[limits.default\]"),
     ],
 )
 def test_what_cannot_work_names_key_value_and_expectation(raw: dict[str, Any], words: str) -> None:

@@ -4,6 +4,7 @@
 (`outside()`), fakes with a virtual clock in the simulation. Read the last lines of `chain()` first.
 """
 
+import asyncio
 import inspect
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import msgspec
 from murmurate.adapters.files import write_private
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog
+from murmurate.adapters.minilm import weights_folder
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.log import SqliteLog
@@ -36,7 +38,7 @@ from murmurate.config import (
     secret,
 )
 from murmurate.core.clock import Clock, SystemClock
-from murmurate.core.errors import MurmurateError, NotFoundError
+from murmurate.core.errors import MissingPartError, MurmurateError, NotFoundError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
@@ -60,6 +62,10 @@ from murmurate.sync.service import Sessions
 
 TENANT = "default"
 NOT_READ = "not read yet"
+READY = "ready"
+FIRST_PASS_WAIT_S = 2.0
+FIRST_PASS_WAIT_S_MAX = 60.0
+HEALTH_KEPT_S = 1.0
 READY_WAIT_S = 60.0
 """How long /readyz waits for the first pass over the documents; after that it is ready without."""
 
@@ -215,6 +221,8 @@ class Platform:
         self._sessions = sessions
         self._collections = collections
         self._began_s = outside.clock.now_s()
+        self._healthy: dict[str, bool] = {}
+        self._healthy_until_s = 0.0
         self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, NOT_READ)
 
     def chat_models(self) -> Sequence[str]:
@@ -230,16 +238,32 @@ class Platform:
         """Ready: every local engine answers, and the documents have been read, or tried to be."""
         parts: dict[str, str] = {}
         ready = True
-        for name, engine in self._outside.engines.items():
-            local = self._config.models[name].engine is not Engine.OPENAI
-            healthy = await engine.health()
-            parts[f"model {name}"] = "ready" if healthy else "not reachable"
-            ready = ready and (healthy or not local)  # a remote outage is not ours to restart for
+        for name, healthy in (await self._engines_healthy()).items():
+            parts[f"model {name}"] = READY if healthy else "not reachable"
+            ready = ready and healthy
         waiting = self._outside.clock.now_s() - self._began_s < READY_WAIT_S
         for name, state in self._first_pass.items():
             parts[f"documents {name}"] = state
             ready = ready and (state != NOT_READ or not waiting)
         return Readiness(ready, parts)
+
+    async def _engines_healthy(self) -> dict[str, bool]:
+        """Ask our own engines, at most once a second: /readyz is open to everybody.
+
+        A remote upstream is left alone: its outage is not ours to be restarted for.
+        """
+        now_s = self._outside.clock.now_s()
+        if now_s >= self._healthy_until_s:
+            local = {
+                name: engine
+                for name, engine in self._outside.engines.items()
+                if self._config.models[name].engine is not Engine.OPENAI
+            }
+            well = await asyncio.gather(*(engine.health() for engine in local.values()))
+            self._healthy = dict(zip(local, well, strict=True))
+            # A bad word is not kept: whoever waits for readiness asks again soon.
+            self._healthy_until_s = now_s + (HEALTH_KEPT_S if all(well) else 0.0)
+        return self._healthy
 
     async def trace(self, tenant: str, trace_id: str) -> Sequence[Any]:
         """Return the spans of one of the tenant's traces."""
@@ -267,18 +291,29 @@ class Platform:
                     yield step
 
     async def first_pass(self) -> None:
-        """Read every collection once at start; a fault is noted, tried again, and stops nobody."""
-        for name in self._first_pass:
-            while self._first_pass[name] != "ready":
-                try:
-                    async with aclosing(self.ingest(TENANT, [name])) as steps:
-                        async for _ in steps:
-                            pass
-                    self._first_pass[name] = "ready"
-                except MurmurateError as error:
-                    self._first_pass[name] = str(error)
-                    self._outside.events.event("ingest.failed", collection=name, detail=str(error))
-                    await self._outside.clock.sleep(2.0)
+        """Read every collection once at start, side by side: a fault in one stops no other."""
+        async with asyncio.TaskGroup() as passes:
+            for name in self._first_pass:
+                passes.create_task(self._read_first(name))
+
+    async def _read_first(self, name: str) -> None:
+        """Read a collection; note a fault and try again, less often each time."""
+        wait_s = FIRST_PASS_WAIT_S
+        while self._first_pass[name] != READY:
+            try:
+                async with aclosing(self.ingest(TENANT, [name])) as steps:
+                    async for _ in steps:
+                        pass
+                self._first_pass[name] = READY
+            except MurmurateError as error:
+                self._first_pass[name] = str(error)
+            except Exception as fault:  # noqa: BLE001 - one that nobody foresaw must be seen, too
+                self._first_pass[name] = f"fault: {type(fault).__name__}"
+            if self._first_pass[name] != READY:
+                state = self._first_pass[name]
+                self._outside.events.event("ingest.failed", collection=name, detail=state)
+                await self._outside.clock.sleep(wait_s)
+                wait_s = min(wait_s * 2, FIRST_PASS_WAIT_S_MAX)
 
 
 async def open_keys(log: Log, clock: Clock, ids: Ids, *, first_key: Path) -> Keys:
@@ -339,7 +374,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         events=events,
         engines=engines,
         library=library,
-        embedder=library,
+        embedder=library if _has_embedder() else None,
         sandbox=sandbox,
         close=(
             *(engine.close for engine in engines.values()),
@@ -350,6 +385,15 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
             events.close,
         ),
     )
+
+
+def _has_embedder() -> bool:
+    """Whether MiniLM is installed: without it, it is not offered either."""
+    try:
+        weights_folder()
+    except MissingPartError:
+        return False
+    return True
 
 
 def _engine(

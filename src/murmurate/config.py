@@ -6,6 +6,7 @@ wrong type or an impossible pair stops the start with the key, its value and wha
 
 import copy
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -172,6 +173,8 @@ TABLES: Mapping[str, type[Section]] = {
     "limits": LimitConfig,
 }
 EMBEDDER_NAME = "minilm"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Names become parts of streams in the log: a slash would make one contain the other."""
 
 
 def load(path: Path | None = None) -> Config:
@@ -340,8 +343,15 @@ def _check(config: Config) -> None:
         _check_model(name, model)
     for name, agent in config.agents.items():
         _check_agent(name, agent, config)
-    if "default" not in config.limits:
-        raise ConfigError("limits: expected a section [limits.default]")
+    if list(config.limits) != ["default"]:
+        names = ", ".join(config.limits) or "nothing"
+        raise ConfigError(f"limits has {names}: expected the one section [limits.default]")
+    for table, names in (("models", config.models), ("knowledge", config.knowledge)):
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
+                )
     listen_address(config.server.listen)
 
 
@@ -381,6 +391,11 @@ def _check_model(name: str, model: ModelConfig) -> None:
             raise ConfigError(f"{where}.{key}: engine {model.engine.value!r} has no use for it")
     if name == EMBEDDER_NAME:
         raise ConfigError(f"{where}: the name belongs to the built-in embedder; choose another")
+    if model.key is not None and not model.key.startswith(("env:", "file:")):
+        # The value is not shown: it may be the secret itself.
+        raise ConfigError(f"{where}.key: expected a reference, env:NAME or file:PATH")
+    if model.url is not None and not model.url.startswith(("http://", "https://")):
+        raise ConfigError(f"{where}.url = {model.url!r}: expected http:// or https://")
 
 
 def listen_address(listen: str) -> tuple[str, int]:

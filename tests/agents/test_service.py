@@ -34,6 +34,7 @@ from murmurate.core.types import (
     Request,
     ResultPart,
     Role,
+    Sampling,
     Text,
     Tool,
     ToolCall,
@@ -242,17 +243,29 @@ def test_the_usage_of_all_steps_is_summed() -> None:
     assert helped(agents(below, {"one": FakeTool("one")}))[-2] == Usage(13, 7, 1)
 
 
-@pytest.mark.parametrize(("effect", "flag"), [(Effect.READ, False), (Effect.WRITE, True)])
+@pytest.mark.parametrize(("effect", "flag"), [(Effect.READ, True), (Effect.WRITE, False)])
 def test_a_tool_that_writes_flags_the_answer(effect: Effect, flag: bool) -> None:
     below = InTurn(calling(call("one")), calling(call("two")), ANSWER)
     tools = {"one": FakeTool("one", effect=effect), "two": FakeTool("two")}
-    assert helped(agents(below, tools))[-1] == Finished(FinishReason.STOP, side_effects=flag)
+    assert helped(agents(below, tools))[-1] == Finished(FinishReason.STOP, repeatable=flag)
 
 
 def test_a_writing_tool_that_fails_flags_the_answer_too() -> None:
     tool = FakeTool("one", effect=Effect.WRITE, failure=ToolFailedError("half done"))
     deltas = helped(agents(InTurn(calling(call("one")), ANSWER), {"one": tool}))
-    assert deltas[-1] == Finished(FinishReason.STOP, side_effects=True)
+    assert deltas[-1] == Finished(FinishReason.STOP, repeatable=False)
+
+
+def test_an_answer_on_which_a_tool_failed_may_come_out_otherwise_next_time() -> None:
+    tool = FakeTool("one", effect=Effect.READ, failure=ToolFailedError("the disk is full"))
+    deltas = helped(agents(InTurn(calling(call("one")), ANSWER), {"one": tool}))
+    assert deltas[-1] == Finished(FinishReason.STOP, repeatable=False)
+
+
+@pytest.mark.parametrize("option", ["tool_choice", "grammar", "response_format", "ignore_eos"])
+def test_options_that_would_reach_into_the_agents_own_calls_are_refused(option: str) -> None:
+    with pytest.raises(BadRequestError, match=option):
+        helped(agents(InTurn(ANSWER), {}), sampling=Sampling(options={option: "none"}))
 
 
 @pytest.mark.parametrize(

@@ -175,12 +175,12 @@ def test_an_old_answer_is_asked_again() -> None:
 @pytest.mark.parametrize(
     "deltas",
     [
-        (Text("h"), Finished(FinishReason.STOP, side_effects=True)),
+        (Text("h"), Finished(FinishReason.STOP, repeatable=False)),
         (Text("h"),),
         (Text("x" * ANSWER_BYTES_MAX), DONE),
         (Text("x" * (ANSWER_BYTES_MAX // 2)),) * 3 + (Text("y"), DONE),
     ],
-    ids=["side effects", "unfinished", "large", "large in pieces"],
+    ids=["not repeatable", "unfinished", "large", "large in pieces"],
 )
 def test_these_answers_pass_through_but_are_not_kept(deltas: tuple[Delta, ...]) -> None:
     bench = Bench(*deltas)

@@ -46,7 +46,7 @@ def hearing_faults(chat: Chat, heard: int) -> list[str]:
     if chat.heard_min is None:
         expected = asked(chat.messages)
         return [] if heard == expected else [f"the model heard {heard} messages, not {expected}"]
-    least = chat.heard_min + asked(fresh(chat.messages))
+    least = chat.heard_min + asked(fresh(chat.messages, begins=chat.session == "new"))
     return [] if heard >= least else [f"the model heard {heard} messages of {least} or more"]
 
 
@@ -55,9 +55,11 @@ def user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-def fresh(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages that the turn adds to its session."""
-    last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+def fresh(messages: list[dict[str, Any]], *, begins: bool) -> list[dict[str, Any]]:
+    """Return the messages that the turn adds to its session: all, where it begins one."""
+    last = -1
+    if not begins:
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
     return [message for message in messages[last + 1 :] if message["role"] != "system"]
 
 

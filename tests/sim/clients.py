@@ -99,7 +99,7 @@ class Clients:
         stored = [] if session is None else self.book.acknowledged(session)
         chat.statuses |= set() if stored or session is None else {404}
         chat.heard_min = sum(turn.asked for turn in stored)
-        added = fresh(chat.messages)
+        added = fresh(chat.messages, begins=session is None)
         turn = Turn(
             tenant=chat.tenant,
             session=session,
@@ -392,7 +392,7 @@ class Clients:
 
     def _newest_session(self, tenant: str, messages: list[dict[str, Any]]) -> str | None:
         """Return the session that this client's first turn has started, if it heard of it."""
-        said = tuple(m["content"] for m in fresh(messages))
+        said = tuple(m["content"] for m in fresh(messages, begins=True))
         for turn in reversed(self.book.turns):
             if (turn.tenant, turn.said) == (tenant, said):
                 return turn.session

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from murmurate.core.errors import BadRequestError
 from murmurate.core.types import (
     CallPart,
     Citation,
@@ -24,6 +25,7 @@ from murmurate.core.types import (
 )
 from murmurate.sync.entries import (
     SessionMessage,
+    added,
     answer_citations,
     answer_parts,
     continued,
@@ -89,7 +91,19 @@ def test_the_hybrid_clock_stays_as_close_to_the_wall_as_it_can(
 def test_fresh_is_what_follows_the_last_assistant_turn(
     messages: list[Message], expected: list[Message]
 ) -> None:
-    assert fresh(messages) == expected
+    assert fresh([stored(user("before"))], messages) == expected
+
+
+def test_a_session_that_is_just_begun_takes_all_that_was_said_so_far() -> None:
+    messages = [SYSTEM, user("a"), assistant("", CALL), result("c1", "r")]
+    assert fresh([], messages) == messages[1:]
+
+
+def test_a_result_is_matched_with_its_call_wherever_that_stands() -> None:
+    [found] = added([stored(assistant("", CALL))], [result("c1", "r")])
+    assert found.parts[0].origin == Origin(OriginKind.TOOL, CALL.name)  # type: ignore[union-attr]
+    with pytest.raises(BadRequestError, match="'c1'"):
+        added([stored(user("x"))], [result("c1", "r")])
 
 
 def test_a_conversation_goes_on_from_what_is_stored() -> None:

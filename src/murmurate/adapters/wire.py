@@ -19,6 +19,7 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import MurmurateError, WorkerUnreachableError
 
 FRAME_BYTES_MAX = 64 * 1024 * 1024
+CONNECT_PAUSE_S = 0.02
 CONNECT_S = 5.0
 """How long a call waits for a worker that is being restarted."""
 
@@ -102,22 +103,23 @@ class Caller:
                 await self._writer.wait_closed()
 
     async def _connected(self) -> asyncio.StreamWriter:
-        """Return a live connection; waits at most `connect_s` for a worker being restarted."""
+        """Return a live connection; waits at most `connect_s` for a worker being restarted.
+
+        The deadline stands before the lock: those who wait for the same worker wait side by side.
+        """
+        deadline_s = self._clock.now_s() + self._connect_s
         async with self._connecting:
-            if self._writer is not None and not self._writer.is_closing():
-                return self._writer
-            deadline_s = self._clock.now_s() + self._connect_s
-            while True:
+            while self._writer is None or self._writer.is_closing():
                 try:
                     reader, self._writer = await asyncio.open_unix_connection(self._path)
-                    break
                 except OSError as cause:
                     if self._clock.now_s() >= deadline_s:
                         raise WorkerUnreachableError(
                             f"no worker answers on {Path(self._path).name}", retry_s=1
                         ) from cause
-                    await self._clock.sleep(0.02)
-            self._reading = asyncio.create_task(self._read(reader, self._writer))
+                    await self._clock.sleep(CONNECT_PAUSE_S)
+                else:
+                    self._reading = asyncio.create_task(self._read(reader, self._writer))
             return self._writer
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

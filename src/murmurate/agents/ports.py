@@ -32,6 +32,7 @@ class ToolResult(Frozen, frozen=True):
     text: str
     origin: Origin
     passages: tuple[Passage, ...] | None = None
+    failed: bool = False
 
 
 class AgentTool(Protocol):

@@ -28,6 +28,10 @@ from murmurate.core.types import (
 
 CALLS_PER_STEP_MAX = 8
 TOOL_S_MAX = 30.0
+OWN_OPTIONS = frozenset(
+    {"tool_choice", "parallel_tool_calls", "response_format", "grammar", "ignore_eos"}
+)
+"""Engine options that an agent's own model calls rest on."""
 
 
 class Agents:
@@ -56,10 +60,7 @@ class Agents:
                 async for delta in deltas:
                     yield delta
             return
-        if request.tools:
-            raise BadRequestError(
-                f"agent {request.model!r} brings its own tools: leave `tools` out", param="tools"
-            )
+        _check(request)
         with self._tracer.span(request.trace, "agent", agent=request.model) as span:
             work = msgspec.structs.replace(request, trace=span.ref)
             async with aclosing(self._work(agent, work)) as deltas:
@@ -69,7 +70,7 @@ class Agents:
     async def _work(self, agent: AgentConfig, request: Request) -> AsyncGenerator[Delta]:
         """Go round until the model answers without a tool, or the steps are used up."""
         messages = opening(agent.instructions, request.messages, chars_max=agent.history_chars_max)
-        usage, side_effects = Usage(0, 0), False
+        usage, repeatable = Usage(0, 0), True
         for _ in range(agent.steps_max):
             step = Step()
             async with aclosing(self._below.answer(self._ask(agent, request, messages))) as deltas:
@@ -79,24 +80,25 @@ class Agents:
             usage = usage.plus(step.usage)
             if not step.calls:
                 yield usage
-                yield Finished(step.reason, side_effects)
+                yield Finished(step.reason, repeatable)
                 return
             calls = step.calls[:CALLS_PER_STEP_MAX]
             results = await self._run(agent, request, calls)
-            side_effects = side_effects or any(self._writes(call) for call in calls)
+            repeatable = repeatable and not any(self._writes(call) for call in calls)
+            repeatable = repeatable and not any(result.failed for result in results)
             passages = [p for r in results if r.passages is not None for p in r.passages]
             searched = any(result.passages is not None for result in results)
             if searched and agent.answers is AnswerStyle.QUOTE:
                 for delta in self._quote(request, passages):
                     yield delta
                 yield usage
-                yield Finished(FinishReason.STOP, side_effects)
+                yield Finished(FinishReason.STOP, repeatable)
                 return
             answers = (heard(c, r.text, r.origin) for c, r in zip(calls, results, strict=True))
             messages = (*messages, said(step.text, calls, agent.model), *answers)
         yield Text(f"I stopped after {agent.steps_max} steps without an answer.")
         yield usage
-        yield Finished(FinishReason.LENGTH, side_effects)
+        yield Finished(FinishReason.LENGTH, repeatable)
 
     def _ask(self, agent: AgentConfig, request: Request, messages: tuple[Message, ...]) -> Request:
         """Return the agent's own question to its model."""
@@ -138,7 +140,7 @@ class Agents:
                 failure = error.detail
             span.note(failed=True)
             text = msgspec.json.encode({"error": failure}).decode()
-            return ToolResult(text, Origin(OriginKind.TOOL, call.name))
+            return ToolResult(text, Origin(OriginKind.TOOL, call.name), failed=True)
 
     def _writes(self, call: ToolCall) -> bool:
         tool = self._tools.get(call.name)
@@ -151,3 +153,16 @@ class Agents:
         if citation is None:
             return [Text(unknown(question))]
         return [Text(quoted(citation)), Cited((citation,))]
+
+
+def _check(request: Request) -> None:
+    """Refuse what would reach past the agent into its own talk with its model."""
+    if request.tools:
+        raise BadRequestError(
+            f"agent {request.model!r} brings its own tools: leave `tools` out", param="tools"
+        )
+    for name, value in request.sampling.options.items():
+        if name in OWN_OPTIONS and value != "auto":
+            raise BadRequestError(
+                f"agent {request.model!r} decides that itself: leave `{name}` out", param=name
+            )

@@ -84,7 +84,7 @@ class _Recording:
         if self._bytes > ANSWER_BYTES_MAX:
             self._deltas.clear()
             return None
-        whole = isinstance(delta, Finished) and not delta.side_effects
+        whole = isinstance(delta, Finished) and delta.repeatable
         return _PACK(self._deltas) if whole else None
 
 

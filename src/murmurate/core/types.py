@@ -195,10 +195,11 @@ class FinishReason(StrEnum):
 
 
 class Finished(Frozen, frozen=True, tag="finished"):
-    """The last delta of every answer. With `side_effects` the answer must not be cached."""
+    """The last delta of every answer. One that is not `repeatable` must not be cached: something
+    was changed by it, or a tool failed on the way and may not fail again."""
 
     reason: FinishReason
-    side_effects: bool = False
+    repeatable: bool = True
 
 
 Delta = Text | ToolCall | Cited | Usage | Finished

@@ -63,15 +63,21 @@ class Keys:
 def check_place(host: bytes | None, origin: bytes | None, names: Collection[str]) -> None:
     """Refuse a `Host` or `Origin` that a browser was tricked into (DNS rebinding, foreign pages).
 
-    Names in `names`, loopback names and plain addresses pass: only names can be rebound.
+    A host may be in `names`, of this machine, or a plain address: only names can be rebound. A page
+    may come from the same host, from `names`, or from this machine.
     """
-    for label, value in (("Host", host), ("Origin", origin)):
-        if value is None:
-            continue
-        name = _name(value.decode("latin-1"))
-        if name in names or name in LOOPBACK_NAMES or _is_address(name):
-            continue
-        raise ForbiddenError(f"{label} {name!r} is not allowed: add it to server.hosts")
+    asked = None if host is None else _name(host.decode("latin-1"))
+    if asked is not None and not (_is_ours(asked, names) or _address(asked)):
+        raise ForbiddenError(f"Host {asked!r} is not allowed: add it to server.hosts")
+    page = None if origin is None else _name(origin.decode("latin-1"))
+    if page is not None and not (_is_ours(page, names) or page == asked):
+        raise ForbiddenError(f"Origin {page!r} is not allowed: add it to server.hosts")
+
+
+def _is_ours(name: str, names: Collection[str]) -> bool:
+    address = _address(name)
+    loopback = address is not None and address.is_loopback
+    return name in names or name in LOOPBACK_NAMES or loopback
 
 
 def _name(value: str) -> str:
@@ -82,9 +88,8 @@ def _name(value: str) -> str:
     return rest.partition(":")[0].lower()
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None

@@ -130,14 +130,24 @@ class ChatBody(EngineOptions, forbid_unknown_fields=True, kw_only=True):
     prompt_cache_key: str | None = None
 
 
-def messages_of(body: ChatBody) -> tuple[Message, ...]:
-    """Return the conversation with the origin of each part, or `BadRequestError`."""
+def messages_of(body: ChatBody, *, continues: bool = False) -> tuple[Message, ...]:
+    """Return the conversation with the origin of each part, or `BadRequestError`.
+
+    Where it `continues` a stored session, a tool's result may answer a call that is stored there.
+    """
     names: dict[str, str] = {}
     messages: list[Message] = []
     for index, message in enumerate(body.messages):
         for call in message.tool_calls or ():
             names[call.id] = call.function.name
-        messages.append(_message(message, names, f"messages[{index}]"))
+        where = f"messages[{index}]"
+        if message.role == "tool" and not continues and message.tool_call_id not in names:
+            raise BadRequestError(
+                f"{where}.tool_call_id = {message.tool_call_id!r}: "
+                "no earlier message made this call",
+                param=f"{where}.tool_call_id",
+            )
+        messages.append(_message(message, names, where))
     if messages[-1].role is Role.ASSISTANT:
         raise BadRequestError(
             "messages: the last one is the assistant's; expected a user or tool message",
@@ -153,13 +163,13 @@ def _message(body: MessageBody, names: dict[str, str], where: str) -> Message:
     text = content if isinstance(content, str) else "".join(p.text for p in content or ())
     role = Role.SYSTEM if body.role == "developer" else Role(body.role)
     if role is Role.TOOL:
-        if body.tool_call_id not in names:
-            raise BadRequestError(
-                f"{where}.tool_call_id = {body.tool_call_id!r}: no earlier message made this call",
-                param=f"{where}.tool_call_id",
-            )
-        origin = Origin(OriginKind.TOOL, names[body.tool_call_id])
-        return Message(role, (ResultPart(body.tool_call_id, text, origin),))
+        call_id = body.tool_call_id or ""
+        origin = Origin(OriginKind.TOOL, names.get(call_id))
+        return Message(role, (ResultPart(call_id, text, origin),))
+    if body.tool_calls and role is not Role.ASSISTANT:
+        raise BadRequestError(
+            f"{where}.tool_calls: only the assistant calls tools", param=f"{where}.tool_calls"
+        )
     kinds = {
         Role.SYSTEM: OriginKind.SYSTEM,
         Role.USER: OriginKind.USER,

@@ -71,16 +71,17 @@ class Completions:
             raise ModelUnknownError(
                 f"no chat model {body.model!r} is served here; there are: {known}", param="model"
             )
+        session = self._session_ref(exchange.header(b"x-murmurate-session"))
         return Request(
             id=self._ids.new("req"),
             tenant=caller.tenant,
             model=body.model,
-            messages=messages_of(body),
+            messages=messages_of(body, continues=session is not None and not session.new),
             tools=tools_of(body),
             sampling=sampling_of(body),
             lane=_lane(exchange.header(b"x-murmurate-lane")),
             scopes=caller.scopes,
-            session=self._session_ref(exchange.header(b"x-murmurate-session")),
+            session=session,
             trace=span.ref,
         )
 
@@ -165,8 +166,12 @@ class Embeddings:
                 param="model",
             )
         span.note(model=body.model, texts=len(texts))
-        made = await embedder.embed(texts)
-        await exchange.answer(200, encode(body, made.vectors, made.tokens))
+
+        async def embed() -> None:
+            made = await embedder.embed(texts)
+            await exchange.answer(200, encode(body, made.vectors, made.tokens))
+
+        await exchange.while_connected(embed())
 
 
 def _name_session(exchange: Exchange, request: Request) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
+    KeyInvalidError,
     MethodNotAllowedError,
     MurmurateError,
     NotFoundError,
@@ -115,25 +116,32 @@ class Gateway:
     async def _answer(self, exchange: Exchange) -> None:
         """Admit and dispatch; an error before the first byte is a plain error response."""
         try:
-            if public := self._open.get(exchange.path):
-                _check_method(exchange, "GET", "HEAD")
-                await public(exchange)
-                return
-            check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
-            caller = self._keys.caller(exchange.header(b"authorization"))
-            handler = self._find(exchange)
-            self._admit(caller)
-            await self._traced(exchange, caller, handler)
-        except MurmurateError as error:
-            await self._refuse(exchange, error)
+            await self._dispatch(exchange)
         except ClientGoneError:
             raise
+        except MurmurateError as raised:
+            error = raised
         except Exception as fault:  # noqa: BLE001 - a bug of ours must not look like a dead server
             place = traceback.extract_tb(fault.__traceback__)[-1]  # never the text: it may quote
             self._log.event(
                 "request.fault", type=type(fault).__name__, file=place.filename, line=place.lineno
             )
-            await self._refuse(exchange, MurmurateError("a fault of this server; see its log"))
+            error = MurmurateError("a fault of this server; see its log")
+        else:
+            return
+        # Not inside the handlers above: an error raised there would carry the fault's text along.
+        await self._refuse(exchange, error)
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        if public := self._open.get(exchange.path):
+            _check_method(exchange, "GET", "HEAD")
+            await public(exchange)
+            return
+        check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
+        caller = self._keys.caller(exchange.header(b"authorization"))
+        handler = self._find(exchange)
+        self._admit(caller)
+        await self._traced(exchange, caller, handler)
 
     async def _traced(self, exchange: Exchange, caller: Caller, handler: Handler) -> None:
         """Run the handler as the root of a trace whose id the client gets to know."""
@@ -151,6 +159,8 @@ class Gateway:
         if error.retry_s is not None:
             seconds = str(max(1, math.ceil(error.retry_s))).encode()
             exchange.headers.append((b"retry-after", seconds))
+        if isinstance(error, KeyInvalidError):
+            exchange.headers.append((b"www-authenticate", b"Bearer"))
         await exchange.answer_json(error.http_status, error_body(error))
 
     def _admit(self, caller: Caller) -> None:
@@ -201,6 +211,7 @@ class Gateway:
 
 def _check_method(exchange: Exchange, *methods: str) -> None:
     if exchange.method not in methods:
+        exchange.headers.append((b"allow", ", ".join(methods).encode()))
         raise MethodNotAllowedError(f"{exchange.path} takes {methods[0]}, not {exchange.method}")
 
 

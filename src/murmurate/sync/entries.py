@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from murmurate.core.errors import BadRequestError
 from murmurate.core.types import (
     CallPart,
     Citation,
@@ -19,6 +20,7 @@ from murmurate.core.types import (
     Origin,
     OriginKind,
     Part,
+    ResultPart,
     Role,
     Text,
     TextPart,
@@ -70,20 +72,49 @@ def _read_hlc(hlc: str) -> tuple[int, int]:
     return int(wall, 16), int(counter, 16)
 
 
-def fresh(messages: Sequence[Message]) -> list[Message]:
+def fresh(stored: Sequence[SessionMessage], messages: Sequence[Message]) -> list[Message]:
     """Return what the request adds: the messages after its last assistant turn, systems apart.
 
-    What came before is stored already, and the stored form wins.
+    What came before is stored already, and the stored form wins. A session that is just begun has
+    stored nothing: all of its messages are new.
     """
-    last = max((i for i, m in enumerate(messages) if m.role is Role.ASSISTANT), default=-1)
+    last = -1
+    if stored:
+        last = max((i for i, m in enumerate(messages) if m.role is Role.ASSISTANT), default=-1)
     return [message for message in messages[last + 1 :] if message.role is not Role.SYSTEM]
+
+
+def added(stored: Sequence[SessionMessage], messages: Sequence[Message]) -> list[Message]:
+    """Return the fresh messages, each tool result with the name of the tool it answers.
+
+    `BadRequestError` for a result whose call stands neither in the session nor in the request.
+    """
+    names: dict[str, str] = {}
+    found: list[Message] = []
+    for message in (*stored, *messages):
+        names.update({part.id: part.name for part in message.parts if isinstance(part, CallPart)})
+    for message in fresh(stored, messages):
+        parts: list[Part] = []
+        for part in message.parts:
+            if not isinstance(part, ResultPart):
+                parts.append(part)
+                continue
+            if part.call_id not in names:
+                raise BadRequestError(
+                    f"tool_call_id = {part.call_id!r}: no call of this session has it",
+                    param="messages",
+                )
+            origin = Origin(OriginKind.TOOL, names[part.call_id])
+            parts.append(ResultPart(part.call_id, part.text, origin))
+        found.append(Message(message.role, tuple(parts)))
+    return found
 
 
 def continued(stored: Sequence[SessionMessage], messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return the whole conversation for the model: the request's systems, the stored, the fresh."""
     systems = [message for message in messages if message.role is Role.SYSTEM]
     history = [Message(message.role, message.parts) for message in stored]
-    return (*systems, *history, *fresh(messages))
+    return (*systems, *history, *added(stored, messages))
 
 
 def answer_parts(deltas: Sequence[Delta], model: str) -> tuple[Part, ...]:

@@ -1,6 +1,5 @@
 """Keeps each turn of a session: durable before the client hears that the answer is complete."""
 
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -14,12 +13,12 @@ from murmurate.core.types import Delta, Finished, Message, Request, Role, Sessio
 from murmurate.sync.entries import (
     KIND,
     SessionMessage,
+    added,
     answer_citations,
     answer_parts,
     continued,
     decode,
     encode,
-    fresh,
     next_hlc,
     stream_of,
 )
@@ -64,13 +63,19 @@ class Sessions:
         """Return the newest messages of a session, or `NotFoundError`."""
         if session.new:
             return []
-        kept: deque[SessionMessage] = deque(maxlen=HISTORY_MAX)
-        async with aclosing(self._log.read(tenant, stream_of(session.id))) as entries:
-            async for entry in entries:
-                kept.append(decode(entry.body))
+        stream = stream_of(session.id)
+        head = 0
+        async with aclosing(self._log.streams(tenant, stream)) as found:
+            async for info in found:
+                head = info.head if info.stream == stream else head
+        after = max(head - HISTORY_MAX, 0)
+        async with aclosing(self._log.read(tenant, stream, after=after)) as entries:
+            kept = [decode(entry.body) async for entry in entries]
         if not kept:
             raise NotFoundError(f"there is no session {session.id!r}", param="x-murmurate-session")
-        return list(kept)
+        # Where older ones were left out, begin with a turn, not in the middle of one.
+        first = next((i for i, m in enumerate(kept) if m.role is Role.USER), 0)
+        return kept[first:] if after else kept
 
     async def _store(
         self,
@@ -82,7 +87,7 @@ class Sessions:
         """Append the fresh messages and the answer together: a turn is kept whole or not at all."""
         turn = self._ids.new("turn")
         said = [
-            *fresh(request.messages),
+            *added(stored, request.messages),
             Message(Role.ASSISTANT, answer_parts(answer, request.model)),
         ]
         last = stored[-1] if stored else None
