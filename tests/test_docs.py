@@ -8,7 +8,8 @@ import msgspec
 from murmurate.config import SECTIONS, TABLES
 from tests.core.test_errors import family
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 
@@ -39,3 +40,16 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert not broken
+
+
+def test_every_guarantee_names_a_test_that_exists() -> None:
+    rows = [
+        line
+        for line in (DOCS / "guarantees.md").read_text("utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith("| what fails")
+    ]
+    named = [re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row) for row in rows]
+    assert len(rows) > 15
+    assert all(named), "a row without a test"
+    for file, test in (pair for pairs in named for pair in pairs):
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file}::{test}"

@@ -56,7 +56,7 @@ from murmurate.knowledge.service import Collections
 from murmurate.observe.metrics import Metrics
 from murmurate.observe.sampling import Sampler
 from murmurate.observe.spans import Recorder, SpanRecord
-from murmurate.router.lanes import QueueLimits
+from murmurate.router.lanes import Load, QueueLimits
 from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
 
@@ -165,6 +165,11 @@ def chain(config: Config, outside: Outside, collections: Collections, metrics: M
         for name, engine in outside.engines.items()
     }
     routed = Routed(backends, queue=queue, clock=clock, tracer=tracer, on_usage=metered)
+    for name in backends:
+        watch_load(metrics, routed, name)
+    metrics.watch("murmurate_cache_hits", "Answers from the cache.", lambda: store.counts.hits)
+    metrics.watch("murmurate_cache_misses", "Answers not in it.", lambda: store.counts.misses)
+    metrics.watch("murmurate_cache_bytes", "Memory of the cache.", lambda: store.size_bytes)
     plain = Cached(
         routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
     )
@@ -183,6 +188,23 @@ def chain(config: Config, outside: Outside, collections: Collections, metrics: M
 
 def _tempered(engine: Model, model: ModelConfig) -> Model:
     return engine if model.temperature is None else WithTemperature(engine, model.temperature)
+
+
+def watch_load(metrics: Metrics, routed: Routed, model: str) -> None:
+    """Show how many requests of a model run and wait."""
+    shown: dict[str, Callable[[Load], int]] = {
+        "running": lambda load: load.running,
+        "urgent_waiting": lambda load: load.urgent_waiting,
+        "batch_waiting": lambda load: load.batch_waiting,
+    }
+    for state, read in shown.items():
+        metrics.watch(
+            "murmurate_model_requests",
+            "Requests of a model, by state.",
+            lambda read=read: read(routed.loads()[model]),
+            model=model,
+            state=state,
+        )
 
 
 def plain_policy(config: Config, request: Request) -> str | None:

@@ -80,6 +80,12 @@ def test_an_engine_killed_mid_answer_gives_a_plain_request_status_502(scripted: 
     assert ask(scripted, "still there?") == "I hear you"
 
 
+def test_an_engine_killed_while_idle_is_not_noticed(scripted: Running) -> None:
+    for number in range(3):
+        os.kill(scripted.worker("engine"), signal.SIGKILL)
+        assert ask(scripted, f"are you there? {number}") == "I hear you"
+
+
 def test_a_killed_server_loses_no_acknowledged_turn(scripted: Running) -> None:
     session = "new"
     for number in range(5):

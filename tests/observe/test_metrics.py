@@ -47,3 +47,13 @@ def test_two_platforms_in_one_process_count_apart() -> None:
     first, second = Metrics(), Metrics()
     first.in_flight(1)
     assert "murmurate_requests_in_flight 0.0" in lines(second)
+
+
+def test_a_watched_value_is_read_when_the_page_is_asked_for() -> None:
+    metrics, waiting = Metrics(), [3]
+    metrics.watch("waiting", "Requests.", lambda: waiting[0], model="a")
+    metrics.watch("waiting", "Requests.", lambda: 7, model="b")
+    waiting[0] = 5
+    page = metrics.exposition()[0].decode()
+    assert 'waiting{model="a"} 5.0' in page
+    assert 'waiting{model="b"} 7.0' in page

@@ -1,5 +1,6 @@
 """Counters for Prometheus, with their label sets made once and kept at hand."""
 
+from collections.abc import Callable
 from functools import cache
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
@@ -14,6 +15,7 @@ class Metrics:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
+        self._watched: dict[str, Gauge] = {}
         requests = Counter(
             "murmurate_requests", "Finished requests.", ["route", "status"], registry=registry
         )
@@ -63,6 +65,14 @@ class Metrics:
     def in_flight(self, change: int) -> None:
         """Add to the number of requests under way."""
         self._in_flight.inc(change)
+
+    def watch(self, name: str, text: str, read: Callable[[], float], **labels: str) -> None:
+        """Show a value that is read when the page is asked for; at most once a set of labels."""
+        gauge = self._watched.get(name)
+        if gauge is None:
+            gauge = Gauge(name, text, list(labels), registry=self._registry)
+            self._watched[name] = gauge
+        (gauge.labels(**labels) if labels else gauge).set_function(read)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the metrics page and its content type."""
