@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from murmurate.adapters import minilm
-from murmurate.adapters.minilm import DIMENSIONS, MiniLM, weights_folder
+from murmurate.adapters.minilm import DIMENSIONS, MiniLM, load_or_build, weights_folder
 from murmurate.adapters.minilm_graph import build
 from murmurate.core.errors import MissingPartError
 
@@ -61,6 +61,33 @@ def test_the_graph_is_built_once_and_nothing_else_is_left(index: Path, model: Mi
     MiniLM(index)
     assert graph.stat().st_mtime_ns == built_ns
     assert model.embed(["x"])[1] == 3
+
+
+def test_a_damaged_graph_is_built_again(index: Path, model: MiniLM, tmp_path: Path) -> None:
+    [graph] = index.iterdir()
+    (tmp_path / graph.name).write_bytes(graph.read_bytes()[:100_000])
+    again = MiniLM(tmp_path)
+    near = again.embed(["a cat"])[0] @ model.embed(["a cat"])[0].T
+    assert near[0, 0] > 0.99
+    assert [path.name for path in tmp_path.iterdir()] == [graph.name]
+
+
+def test_a_file_that_never_loads_is_built_once_and_then_missing(tmp_path: Path) -> None:
+    path = tmp_path / "graph"
+    path.write_bytes(b"damaged")
+    built: list[Path] = []
+
+    def build(path: Path) -> None:
+        built.append(path)
+        path.write_bytes(b"damaged, too")
+
+    def load(path: Path) -> None:
+        raise RuntimeError(path.read_text())
+
+    with pytest.raises(MissingPartError, match="cannot be loaded: damaged, too"):
+        load_or_build(path, load=load, build=build)
+    assert built == [path]
+    assert not path.exists()
 
 
 def test_the_quantised_graph_agrees_with_the_whole_one(index: Path, model: MiniLM) -> None:

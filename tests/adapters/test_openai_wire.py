@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from murmurate.adapters.openai_wire import (
+    ANSWER_CHARS_MAX,
+    ANSWER_EVENTS_MAX,
     CALLS_BYTES_MAX,
     CALLS_MAX,
     LINE_BYTES_MAX,
@@ -270,6 +272,30 @@ def test_endless_tool_calls_are_given_up() -> None:
         assembled(*[call(index, "", id="x") for index in range(CALLS_MAX + 1)])
     with pytest.raises(EngineFailedError, match="asked for over"):
         assembled(call(0, "x" * (CALLS_BYTES_MAX + 1)))
+
+
+def test_an_answer_that_never_ends_is_given_up_at_a_bound_that_is_named() -> None:
+    half = "x" * (ANSWER_CHARS_MAX // 2)
+    assert assembled(piece(content=half), piece(content=half), piece("stop"))
+    with pytest.raises(EngineFailedError, match="up sent over 8388608 characters"):
+        assembled(piece(content=half), piece(content=half), piece(content="x"))
+
+
+def test_text_and_tool_calls_share_the_bound_of_an_answer() -> None:
+    with pytest.raises(EngineFailedError, match="up sent over 8388608 characters"):
+        assembled(piece(content="x" * (ANSWER_CHARS_MAX - 5)), call(0, "123", name="456"))
+
+
+def test_the_name_of_a_tool_cannot_grow_for_ever() -> None:
+    with pytest.raises(EngineFailedError, match="asked for over"):
+        assembled(*[call(0, "", name="x" * (CALLS_BYTES_MAX // 4))] * 5)
+
+
+def test_events_that_say_nothing_are_given_up_too() -> None:
+    assembler = Assembler("up", lambda: "new_id")
+    with pytest.raises(EngineFailedError, match="up sent over 524288 events"):  # noqa: PT012
+        for _ in range(ANSWER_EVENTS_MAX + 1):
+            assembler.feed(b"{}")
 
 
 def test_a_refusal_of_any_form_is_understood() -> None:

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from murmurate.adapters.parse import extract, listing
 from murmurate.core.errors import DocumentUnreadableError, FolderMissingError
+from murmurate.knowledge.ports import Listing
 
 BYTES_MAX = 1_000_000
 CHINESE = "# 安装\n\n如何安装软件包？请看这里，软件包的安装很简单。\n"
@@ -102,12 +104,56 @@ def test_a_pipe_in_a_files_place_does_not_hold_the_reader(tmp_path: Path) -> Non
         extract(str(tmp_path), "pipe.md", bytes_max=BYTES_MAX)
 
 
+def test_a_name_that_is_not_utf8_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    (tmp_path / os.fsdecode(b"l\xefnk")).symlink_to(tmp_path)
+    for name in (b"caf\xe9/b.md", b"na\xefve.md"):
+        (tmp_path / os.fsdecode(name)).write_text("text")
+    (tmp_path / "a.md").write_text("text")
+    found = listing(str(tmp_path), files_max=10)
+    assert [file.path for file in found.files] == ["a.md"]
+    assert {problem.path: problem.reason for problem in found.problems} == {
+        "caf\ufffd/b.md": "the name is not UTF-8",
+        "na\ufffdve.md": "the name is not UTF-8",
+        "l\ufffdnk": "a link to a folder is not followed",
+    }
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=Listing) == found
+
+
+def test_what_cannot_be_looked_at_is_told_apart_from_what_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("text")
+    (tmp_path / "loop.md").symlink_to(tmp_path / "loop.md")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "c.pdf").write_text("text")
+    assert set(listing(str(tmp_path), files_max=10).unseen) == {"loop.md", "linked"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_not_taken_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    assert listing(str(tmp_path), files_max=10).unseen == ("closed",)
+    tmp_path.chmod(0)
+    found = listing(str(tmp_path), files_max=10)
+    tmp_path.chmod(0o700)
+    assert found.unseen == (".",)
+
+
+def test_more_unread_folders_than_files_allowed_hide_the_whole(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"link{number}").symlink_to(tmp_path)
+    (tmp_path / "a.md").write_text("text")
+    found = listing(str(tmp_path), files_max=2)
+    assert [file.path for file in found.files] == ["a.md"]
+    assert found.unseen == (".",)
+
+
 def test_more_files_than_allowed_are_reported(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / f"{number}.md").write_text("text")
     found = listing(str(tmp_path), files_max=3)
     assert [file.path for file in found.files] == ["0.md", "1.md", "2.md"]
-    assert found.problems[0].path == "3.md"
+    assert found.problems[0].path == found.ends_before == "3.md"
+    assert listing(str(tmp_path), files_max=4).ends_before is None
 
 
 def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:

@@ -123,6 +123,33 @@ def test_a_full_disk_loses_spans_and_nothing_else(tmp_path: Path) -> None:
     play(tmp_path / "telemetry.db", story)
 
 
+def test_a_damaged_file_is_put_aside_and_a_new_one_serves(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.db"
+    damage = b"this is no database " * 1000
+    for name in ("telemetry.db", "telemetry.db-wal", "telemetry.db-shm"):
+        (tmp_path / name).write_bytes(damage)
+
+    async def story(store: TelemetryStore) -> None:
+        store.put(span(1))
+        assert await store.spans("acme", f"{1:032x}") == [span(1)]
+
+    play(path, story)
+    assert stored(path) == 1
+    assert (tmp_path / "telemetry.db.damaged").read_bytes() == damage
+
+
+def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=99")
+    before = path.read_bytes()
+    with pytest.raises(LogUnavailableError):
+        TelemetryStore(path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (99,)
+    assert len(path.read_bytes()) == len(before)
+
+
 def test_a_closed_store_drops_and_refuses(tmp_path: Path) -> None:
     async def story(store: TelemetryStore) -> None:
         await store.close()

@@ -1,5 +1,6 @@
 """Chunks can be cited: they are pieces of the text, in order, below their headings."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,6 +141,47 @@ def test_a_huge_code_block_is_cut_between_lines() -> None:
 def test_a_fence_that_is_never_closed_is_text() -> None:
     [piece] = chunk("```\nnot code\n")
     assert piece.text == "```\nnot code"
+
+
+def test_a_fence_is_closed_by_its_own_mark_at_least_as_long() -> None:
+    long = "\n".join(["````", *["```", "~~~~~"] * 150, "`````"])
+    whole, after = chunk(f"{long}\n\n{'after. ' * 100}")
+    assert whole.text == long
+    assert after.text.startswith("after.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```a\n" * 50_000,
+        "`````a\n```\n" * 25_000,
+        f"# a{' ' * 500_000}b",
+        f"#{' ' * 500_000}",
+        "汉" * 1_000_000,
+        "# a\n" * 50_000,
+        "words, e.g. " * 50_000,
+        f"{'a-' * 200_000}(1) {'a-' * 200_000}",
+    ],
+    ids=["open fences", "closed fences", "heading", "spaces", "Chinese", "headings", "e.g.", "man"],
+)
+def test_a_large_and_odd_text_is_cut_in_time_that_grows_with_its_size(text: str) -> None:
+    """Each of these took minutes when the time grew with the square of the size."""
+    assert chunk(text)[-1].end == len(text.rstrip())
+
+
+@pytest.mark.parametrize(
+    ("line", "context"),
+    [
+        ("# One", "One"),
+        ("## One ##  ", "One"),
+        ("#\t One # two # ", "One # two"),
+        ("# # ", "#"),
+        ("#One", ""),
+        ("####### One", ""),
+    ],
+)
+def test_a_heading_is_read_without_its_marks(line: str, context: str) -> None:
+    assert chunk(f"{line}\n\ntext")[0].context == context
 
 
 def test_chinese_is_cut_at_its_own_full_stops_into_smaller_chunks() -> None:

@@ -51,12 +51,16 @@ class FakeLibrary:
     batches: list[int] = field(default_factory=list[int])
     pending: list[int] = field(default_factory=list[int])
     vectors_missing: str | None = None
+    listed: Listing | None = None
+    is_partial: bool = False
     down: int = 0
     """How many calls of the index fail before the worker is back."""
 
     async def listing(self, folder: str, *, files_max: int) -> Listing:
         if not self.folder_is_there:
             raise FolderMissingError(f"{folder}: the folder is not there")
+        if self.listed is not None:
+            return self.listed
         files = [
             FileSeen(path, self.sizes.get(path, len(text)), self.times_ns.get(path, 1))
             for path, text in sorted(self.files.items())
@@ -99,7 +103,8 @@ class FakeLibrary:
             for document in self.index.values()
             if any(word in document.text for word in words)
         )
-        return Found(hits[:limit], tuple(Term(word, 1.0) for word in words))
+        terms = tuple(Term(word, 1.0) for word in words)
+        return Found(hits[:limit], terms, self.is_partial)
 
     def _reach(self) -> None:
         if self.down:
@@ -196,6 +201,16 @@ async def test_a_vanished_file_is_dropped_from_log_and_index() -> None:
     assert [document.path for document in library.index.values()] == ["b.md"]
     [status] = await collections.status(T)
     assert status.documents == 1
+
+
+@story
+async def test_a_folder_that_cannot_be_read_for_a_while_keeps_its_documents() -> None:
+    library = FakeLibrary({"a.md": "one", "deep/b.md": "two", "z.md": "three"})
+    collections = collections_of(library)
+    await synced(collections)
+    library.listed = Listing((), (Problem("deep", "Permission denied"),), ("deep",), "z.md")
+    await synced(collections)
+    assert [document.path for document in library.index.values()] == ["deep/b.md", "z.md"]
 
 
 @story
@@ -340,6 +355,40 @@ async def test_the_version_changes_while_vectors_come_and_then_rests() -> None:
     assert rested == versions[-1] == "docs@1"
     await synced(collections)
     assert collections.version(T, ["docs"]) == rested
+
+
+@story
+async def test_while_a_collection_is_not_settled_no_version_comes_twice() -> None:
+    collections = collections_of(FakeLibrary({"a.md": "cats"}))
+    assert len({collections.version(T, ["docs"]) for _ in range(5)}) == 5
+
+
+@story
+async def test_a_search_that_could_not_see_the_whole_index_ends_its_version_for_good() -> None:
+    library = FakeLibrary({"a.md": "cats"})
+    collections = collections_of(library)
+    await synced(collections)
+    before = collections.version(T, ["docs"])
+    library.is_partial = True
+    await collections.search(T, ["docs"], "cats", limit=5)
+    assert collections.version(T, ["docs"]) != before
+    library.is_partial = False
+    after = collections.version(T, ["docs"])
+    await collections.search(T, ["docs"], "cats", limit=5)
+    await synced(collections)
+    assert before != collections.version(T, ["docs"]) == after
+
+
+@story
+async def test_an_index_that_was_lost_and_rebuilt_has_another_version() -> None:
+    library = FakeLibrary({"a.md": "cats"})
+    collections = collections_of(library)
+    await synced(collections)
+    before = collections.version(T, ["docs"])
+    library.index.clear()
+    await synced(collections)
+    after = collections.version(T, ["docs"])
+    assert before != after == collections.version(T, ["docs"])
 
 
 @story

@@ -42,9 +42,6 @@ from tests.engines.fakes import FakeTracer, all_of, ask, result
 pytestmark = pytest.mark.e2e
 
 TINY = "builtin:tiny"
-with_weights = pytest.mark.skipif(
-    not weights_path(TINY).is_file(), reason="the built-in weights are not there"
-)
 LOOK = Tool("look", "looks", '{"type": "object", "properties": {"at": {"type": "string"}}}')
 RULES = r"""
 [[rules]]
@@ -236,9 +233,7 @@ def test_a_process_that_a_rule_kills_is_well_in_its_next_life() -> None:
         asyncio.run(story(it))
 
 
-@pytest.mark.parametrize(
-    "build", [scripted, pytest.param(lambda: worker(llama()), marks=with_weights)]
-)
+@pytest.mark.parametrize("build", [scripted, lambda: worker(llama())])
 def test_a_worker_takes_only_its_own_key(build: Any) -> None:
     async def story(engine: OpenAIHttp) -> None:
         with pytest.raises(EngineUnreachableError, match="refuses its key"):
@@ -250,9 +245,7 @@ def test_a_worker_takes_only_its_own_key(build: Any) -> None:
         asyncio.run(story(it.engine(key="wrong")))
 
 
-@pytest.mark.parametrize(
-    "build", [scripted, pytest.param(lambda: worker(llama()), marks=with_weights)]
-)
+@pytest.mark.parametrize("build", [scripted, lambda: worker(llama())])
 def test_a_worker_ends_at_once_on_sigterm_and_not_on_ctrl_c(build: Any) -> None:
     with build() as it:
         assert it.ready()
@@ -263,9 +256,7 @@ def test_a_worker_ends_at_once_on_sigterm_and_not_on_ctrl_c(build: Any) -> None:
         assert it.process.wait(2) == 0
 
 
-@pytest.mark.parametrize(
-    "build", [scripted, pytest.param(lambda: worker(llama()), marks=with_weights)]
-)
+@pytest.mark.parametrize("build", [scripted, lambda: worker(llama())])
 def test_a_worker_dies_with_its_supervisor(build: Any) -> None:
     with build() as it:
         assert it.ready()
@@ -286,7 +277,6 @@ def test_a_worker_dies_with_its_supervisor(build: Any) -> None:
         pytest.param(
             llama(context_tokens=100_000, slots=1),
             "was trained for",
-            marks=with_weights,
         ),
     ],
 )
@@ -301,7 +291,6 @@ def test_a_fault_that_a_restart_cannot_mend_has_its_own_exit_code(
         assert "Traceback" not in last_words
 
 
-@with_weights
 def test_damaged_weights_are_told_in_llama_cpps_own_words(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(weights_path(TINY).read_bytes()[:500_000])
@@ -313,7 +302,6 @@ def test_damaged_weights_are_told_in_llama_cpps_own_words(tmp_path: Path) -> Non
         assert "Traceback" not in last_words
 
 
-@with_weights
 def test_the_model_of_the_package_answers_and_knows_its_bounds() -> None:
     async def story(it: Worker) -> None:
         engine = it.engine()
@@ -338,7 +326,6 @@ def test_the_model_of_the_package_answers_and_knows_its_bounds() -> None:
         asyncio.run(story(it))
 
 
-@with_weights
 def test_closing_an_answer_frees_its_slot_for_the_next_request() -> None:
     endless = ask(sampling=Sampling(options={"ignore_eos": True, "n_predict": -1}))
 
@@ -356,7 +343,6 @@ def test_closing_an_answer_frees_its_slot_for_the_next_request() -> None:
         asyncio.run(story(it))
 
 
-@with_weights
 def test_broken_arguments_in_the_history_do_not_break_the_engine() -> None:
     turn = Message(Role.ASSISTANT, (CallPart("x", "look", '{"at": "Be'),))
 
@@ -372,7 +358,6 @@ def test_broken_arguments_in_the_history_do_not_break_the_engine() -> None:
         asyncio.run(story(it))
 
 
-@with_weights
 def test_a_killed_engine_is_a_failed_answer_and_the_next_request_waits_for_the_new_one() -> None:
     endless = ask(sampling=Sampling(options={"ignore_eos": True, "n_predict": -1}))
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from murmurate.adapters.library import LibraryClient
+from murmurate.adapters.library import Embed, Find, Held, LibraryClient
 from murmurate.adapters.minilm import DIMENSIONS, MiniLM
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import DocumentUnreadableError, FolderMissingError
 from murmurate.knowledge.ports import Document, Found, LibraryState
 from murmurate.workers.boot import LibraryBoot
+from murmurate.workers.library import LibraryWorker
 from murmurate.workers.lifeline import EXIT_ORPHANED
 
 pytestmark = pytest.mark.e2e
@@ -229,6 +230,42 @@ def test_a_damaged_index_file_is_started_anew_for_the_server_to_fill(folder: Pat
         assert documents(await worker.client.find(T, DOCS, "cat", limit=5)) == []
 
     told(folder, story)
+
+
+def test_a_damaged_graph_costs_a_moment_and_no_vectors(folder: Path, graph: Path) -> None:
+    damaged = folder / "index" / graph.name
+    damaged.unlink()
+    damaged.write_bytes(b"no graph")
+
+    async def story(worker: Worker) -> None:
+        await worker.client.put(T, "docs", [CATS])
+        await worker.client.embed(["loaded"])
+        state = await settled(worker.client)
+        assert (state.chunks_pending, state.vectors_missing) == (0, None)
+        found = await worker.client.find(T, DOCS, "happy felines", limit=5)
+        assert not found.is_partial
+        assert found.hits[0].cosine is not None
+
+    told(folder, story)
+
+
+def test_a_search_that_did_not_wait_for_the_embedder_says_so(folder: Path) -> None:
+    async def story() -> None:
+        worker = LibraryWorker(folder / "index", on_failure=lambda: None, embedder_wait_s=0.0)
+        try:
+            english = Find(T, ("docs",), "happy felines", 5)
+            chinese = Find(T, ("docs",), "怎么安装软件包", 5)
+            early = await worker.handle(english)
+            await worker.handle(Embed(("loaded",)))
+            await worker.handle(Held(T, "docs"))
+            late = [await worker.handle(english), await worker.handle(chinese)]
+        finally:
+            await worker.close()
+        assert isinstance(early, Found)
+        assert early.is_partial
+        assert late == [Found((), found.terms) for found in late if isinstance(found, Found)]
+
+    asyncio.run(story())
 
 
 def test_texts_are_embedded_in_order_with_their_tokens_counted(folder: Path) -> None:

@@ -5,13 +5,14 @@ imported, for it would pull in torch: only its files are read.
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from murmurate.core.errors import MissingPartError
 
@@ -25,6 +26,8 @@ GRAPH_VERSION = 1
 BUILDER = "murmurate.adapters.minilm_graph"
 BUILD_S = 120.0
 _PARTS = ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers")
+
+_G = TypeVar("_G")
 
 
 def weights_folder(find: Callable[[str], ModuleSpec | None] = find_spec) -> Path:
@@ -45,7 +48,10 @@ class MiniLM:
     """The loaded model. Blocking; safe to call from several threads at once."""
 
     def __init__(self, index: Path) -> None:
-        """Load the model, building its graph in `index` first when it is not there yet."""
+        """Load the model, building its graph in `index` first when it is not there, or damaged.
+
+        `MissingPartError` when there is no way to load it.
+        """
         folder = weights_folder()
         import onnxruntime as ort  # noqa: PLC0415 - an extra, and slow to import
         from tokenizers import Tokenizer  # noqa: PLC0415 - an extra
@@ -55,11 +61,17 @@ class MiniLM:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        path = _graph(folder, index)
-        self._session: Any = ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+        self._session: Any = load_or_build(
+            _graph_path(folder, index),
+            load=lambda path: ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            ),
+            build=lambda path: _build(folder, path),
         )
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as cause:  # it raises nothing narrower
+            raise MissingPartError(f"the tokenizer cannot be loaded: {cause}") from cause
         self._tokenizer.enable_truncation(TOKENS_MAX)
         self._tokenizer.no_padding()
 
@@ -83,14 +95,33 @@ class MiniLM:
         return vectors, sum(len(ids) for ids in encoded)
 
 
-def _graph(folder: Path, index: Path) -> Path:
-    """Return the graph's file, made when it is missing; half a file never has its name."""
+def load_or_build(path: Path, *, load: Callable[[Path], _G], build: Callable[[Path], None]) -> _G:
+    """Load a file that can be built; one that is missing is built, and a damaged one once again.
+
+    `MissingPartError` when the file just built does not load either; it is not kept.
+    """
+    if path.is_file():
+        try:
+            return load(path)
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, it can be built again
+            path.unlink(missing_ok=True)
+    build(path)
+    try:
+        return load(path)
+    except Exception as cause:
+        path.unlink(missing_ok=True)
+        raise MissingPartError(f"the embedder's graph cannot be loaded: {cause}") from cause
+
+
+def _graph_path(folder: Path, index: Path) -> Path:
     with (folder / "model.safetensors").open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()
-    path = index / f"minilm-{digest[:16]}-int8-{GRAPH_VERSION}.onnx"
-    if path.is_file():
-        return path
-    for leftover in index.glob("minilm-*.onnx.new"):
+    return index / f"minilm-{digest[:16]}-int8-{GRAPH_VERSION}.onnx"
+
+
+def _build(folder: Path, path: Path) -> None:
+    """Make the graph's file; half a file never has its name, not even after a power cut."""
+    for leftover in path.parent.glob("minilm-*.onnx.new"):
         leftover.unlink(missing_ok=True)
     fresh = path.with_suffix(".onnx.new")
     # In a process of its own: building takes 600 MB for 3 seconds, which would never come back.
@@ -105,5 +136,6 @@ def _graph(folder: Path, index: Path) -> Path:
             builder.kill()  # does nothing to one that has ended
     if code:
         raise subprocess.CalledProcessError(code, command)
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
     fresh.replace(path)
-    return path

@@ -23,6 +23,10 @@ from murmurate.core.types import (
 LINE_BYTES_MAX = 1024 * 1024
 CALLS_MAX = 64
 CALLS_BYTES_MAX = 1024 * 1024
+ANSWER_CHARS_MAX = 8 * 1024 * 1024
+ANSWER_EVENTS_MAX = 512 * 1024
+"""Whoever collects an answer keeps each event's text, so many small ones weigh more than a few."""
+
 DETAIL_CHARS_MAX = 300
 
 _REASONS = {
@@ -246,15 +250,25 @@ class Assembler:
         self._new_id = new_id
         self._calls: dict[int, _Call] = {}
         self._calls_bytes = 0
+        self._chars = 0
+        self._events = 0
         self._usage: _Usage | None = None
         self._reason: str | None = None
         self.done = False
 
     def feed(self, payload: bytes) -> list[Text]:
-        """Take a payload; return the text in it. Sets `done` at the protocol's own end mark."""
+        """Take a payload; return the text in it. Sets `done` at the protocol's own end mark.
+
+        `EngineFailedError` for an answer over its bounds: this upstream may never come to an end.
+        """
         if payload == b"[DONE]":
             self.done = True
             return []
+        self._events += 1
+        if self._events > ANSWER_EVENTS_MAX:
+            raise EngineFailedError(
+                f"{self._name} sent over {ANSWER_EVENTS_MAX} events in one answer"
+            )
         try:
             chunk = _decode_chunk(payload)
         except msgspec.DecodeError as cause:
@@ -271,7 +285,10 @@ class Assembler:
             return []
         for piece in choice.delta.tool_calls or ():
             self._join(piece)
-        return [Text(choice.delta.content)] if choice.delta.content else []
+        if not choice.delta.content:
+            return []
+        self._grow(len(choice.delta.content))
+        return [Text(choice.delta.content)]
 
     def end(self) -> list[Delta]:
         """Return what comes last: tool calls, usage, `Finished`. Raises if the answer was cut."""
@@ -297,12 +314,22 @@ class Assembler:
             index = len(self._calls) if piece.id or not self._calls else max(self._calls)
         call = self._calls.setdefault(index, _Call())
         call.id = piece.id or call.id
-        call.name += piece.function.name or ""
-        call.arguments.append(piece.function.arguments or "")
-        self._calls_bytes += len(call.arguments[-1])
+        name, arguments = piece.function.name or "", piece.function.arguments or ""
+        call.name += name
+        if arguments:
+            call.arguments.append(arguments)
+        self._grow(len(name) + len(arguments))
+        self._calls_bytes += len(name) + len(arguments)
         if len(self._calls) > CALLS_MAX or self._calls_bytes > CALLS_BYTES_MAX:
             raise EngineFailedError(
                 f"{self._name} asked for over {CALLS_MAX} tools or {CALLS_BYTES_MAX} bytes"
+            )
+
+    def _grow(self, chars: int) -> None:
+        self._chars += chars
+        if self._chars > ANSWER_CHARS_MAX:
+            raise EngineFailedError(
+                f"{self._name} sent over {ANSWER_CHARS_MAX} characters in one answer"
             )
 
 

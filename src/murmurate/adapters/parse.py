@@ -35,23 +35,36 @@ def listing(folder: str, *, files_max: int) -> Listing:
     Hidden files are no documents and pass in silence; a link that leads out is never followed.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir() raises where this says no
         raise FolderMissingError(f"{root.name or folder}: the folder is not there")
     real_root = root.resolve()
     files: list[FileSeen] = []
     problems: list[Problem] = []
-    for path in sorted(_walk(real_root, problems)):
+    unseen: list[str] = []
+    ends_before: str | None = None
+    paths = sorted(_walk(real_root, problems, unseen))
+    unseen = unseen if len(unseen) <= files_max else ["."]
+    places = files_max
+    for path in paths:
         relative = path.relative_to(real_root).as_posix()
-        if len(files) == files_max:
+        if not _is_utf8(relative):
+            problems.append(Problem(_shown(relative), "the name is not UTF-8"))
+            continue
+        if not places:
             problems.append(Problem(relative, f"over {files_max} files: this and all behind it"))
+            ends_before = relative
             break
-        reason = _refusal(path, real_root)
-        if reason is not None:
+        if (reason := _unsupported(path)) is not None:
             problems.append(Problem(relative, reason))
             continue
-        found = path.stat()
-        files.append(FileSeen(relative, found.st_size, found.st_mtime_ns))
-    return Listing(tuple(files), tuple(problems[:PROBLEMS_MAX]))
+        places -= 1
+        found = _seen(path, real_root)
+        if isinstance(found, str):
+            problems.append(Problem(relative, found))
+            unseen.append(relative)
+        else:
+            files.append(FileSeen(relative, found.st_size, found.st_mtime_ns))
+    return Listing(tuple(files), tuple(problems[:PROBLEMS_MAX]), tuple(unseen), ends_before)
 
 
 def extract(folder: str, path: str, *, bytes_max: int) -> Extracted:
@@ -115,33 +128,56 @@ def _is_chinese(text: str) -> bool:
     return common * 10 >= len(beyond) * 9
 
 
-def _walk(root: Path, problems: list[Problem]) -> Iterator[Path]:
+def _walk(root: Path, problems: list[Problem], unseen: list[str]) -> Iterator[Path]:
     """Yield all files below the root; linked folders are named and left alone."""
 
+    def problem(where: str, reason: str) -> None:
+        problems.append(Problem(_shown(where), reason))
+        if _is_utf8(where):
+            unseen.append(where)
+
     def unreadable(error: OSError) -> None:
-        where = Path(error.filename or root)
-        problems.append(Problem(where.relative_to(root).as_posix(), str(error.strerror)))
+        where = Path(error.filename or root).relative_to(root).as_posix()
+        problem(where, error.strerror or "cannot be read")
 
     for folder, subfolders, names in os.walk(root, onerror=unreadable):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         here = Path(folder)
         for name in subfolders:
-            if (here / name).is_symlink():
+            if os.path.islink(here / name):  # noqa: PTH114 - Path.is_symlink() raises
                 relative = (here / name).relative_to(root).as_posix()
-                problems.append(Problem(relative, "a link to a folder is not followed"))
+                problem(relative, "a link to a folder is not followed")
         yield from (here / name for name in names if not name.startswith("."))
 
 
-def _refusal(path: Path, real_root: Path) -> str | None:
-    """Return why a file is not read, None when it is."""
+def _unsupported(path: Path) -> str | None:
+    """Return why files with this name are not read, None when they are."""
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES and not _MAN_SUFFIX.match(suffix):
-        return f"files of type {suffix} are not supported" if suffix else "no type, not supported"
+    if suffix in SUFFIXES or _MAN_SUFFIX.match(suffix):
+        return None
+    return f"files of type {suffix} are not supported" if suffix else "no type, not supported"
+
+
+def _seen(path: Path, real_root: Path) -> os.stat_result | str:
+    """Return what the system says of a file, or why it is not read."""
     try:
         real = Path(os.path.realpath(path, strict=True))  # resolve() stumbles over loops
-        mode = real.stat().st_mode
+        found = real.stat()
     except OSError as error:
         return error.strerror or "cannot be read"
     if not real.is_relative_to(real_root):
         return "a link that leads out of the folder is not followed"
-    return None if stat.S_ISREG(mode) else "not a regular file"
+    return found if stat.S_ISREG(found.st_mode) else "not a regular file"
+
+
+def _is_utf8(path: str) -> bool:
+    """Say whether a name can be told to others; bytes that are no text stand in it as halves."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode(errors="replace")

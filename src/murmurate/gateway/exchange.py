@@ -20,15 +20,24 @@ LINES = (b"content-type", b"application/x-ndjson")
 BODY_S_MAX = 30.0
 WRITE_S_MAX = 30.0
 
+ABORT = "murmurate.abort"
+"""The ASGI extension that drops a connection at once, with all that its client has not read."""
+
 
 class ClientGoneError(Exception):
     """The client has left; whatever was being done for it was stopped."""
 
 
 class Exchange:
-    """Reads the request within its bound, writes the response, and notices a client that leaves."""
+    """Reads the request within its bound, writes the response, and notices a client that leaves.
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    A client that takes nothing of the response for `write_s` counts as gone (`ClientGoneError`) and
+    loses its connection: its answer would keep an engine's slot, and its buffer our memory.
+    """
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, write_s: float = WRITE_S_MAX
+    ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.client: str = (scope.get("client") or ("", 0))[0]
@@ -37,7 +46,9 @@ class Exchange:
         """Sent with every response of this exchange."""
         self._in: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
-        self._send = send
+        self._send_unbounded = send
+        self._write_s = write_s
+        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
 
     def header(self, name: bytes) -> bytes | None:
         """Return a request header (`name` in lower case)."""
@@ -87,15 +98,8 @@ class Exchange:
         await self._start(200, [kind, (b"cache-control", b"no-cache")])
 
     async def write(self, chunk: bytes) -> None:
-        """Send a piece of a streamed response; waits while the client reads slowly.
-
-        One that has stopped reading counts as gone: its answer would keep an engine's slot.
-        """
-        try:
-            async with asyncio.timeout(WRITE_S_MAX):
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except TimeoutError as cause:
-            raise ClientGoneError from cause
+        """Send a piece of a streamed response; waits while the client reads slowly."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self) -> None:
         """End a streamed response."""
@@ -133,3 +137,12 @@ class Exchange:
                 "headers": [*headers, *self.headers],
             }
         )
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(self._write_s):
+                await self._send_unbounded(message)
+        except TimeoutError as cause:
+            if self._abort is not None:
+                self._abort()
+            raise ClientGoneError from cause

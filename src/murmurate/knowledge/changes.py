@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
 from murmurate.core.types import Frozen
-from murmurate.knowledge.ports import FileSeen, Problem
+from murmurate.knowledge.ports import FileSeen, Listing, Problem
 
 FILE_BYTES_MAX = 20 * 1024 * 1024
 
@@ -41,17 +41,17 @@ def document_id(collection: str, path: str) -> str:
     return blake2b(f"{collection}\0{path}".encode(), digest_size=16).hexdigest()
 
 
-def changes(files: Iterable[FileSeen], known: Mapping[str, Known]) -> Changes:
+def changes(listing: Listing, known: Mapping[str, Known]) -> Changes:
     """Compare a listing with the known documents (by path).
 
     A file of the same size and time of change is taken as unchanged. One that has grown too large
-    is reported and keeps its last text.
+    is reported and keeps its last text, as does one that could not be looked at.
     """
     read: list[FileSeen] = []
     problems: list[Problem] = []
     unchanged = 0
     listed: set[str] = set()
-    for file in files:
+    for file in listing.files:
         listed.add(file.path)
         before = known.get(file.path)
         if before and (before.size, before.mtime_ns) == (file.size, file.mtime_ns):
@@ -61,7 +61,14 @@ def changes(files: Iterable[FileSeen], known: Mapping[str, Known]) -> Changes:
             problems.append(Problem(file.path, f"{file.size >> 20} MB; the limit is {limit_mb}"))
         else:
             read.append(file)
-    drop = tuple(document for path, document in known.items() if path not in listed)
+    unseen = frozenset(listing.unseen)
+    drop = tuple(
+        document
+        for path, document in known.items()
+        if path not in listed
+        and not _is_below(path, unseen)
+        and not (listing.ends_before and _parts(path) >= _parts(listing.ends_before))
+    )
     return Changes(tuple(read), drop, unchanged, tuple(problems))
 
 
@@ -70,3 +77,15 @@ def index_changes(known: Iterable[Known], held: Mapping[str, str]) -> IndexChang
     by_id = {document.id: document for document in known}
     put = tuple(d for d in by_id.values() if held.get(d.id) != d.sha256)
     return IndexChanges(put, tuple(id_ for id_ in held if id_ not in by_id))
+
+
+def _is_below(path: str, folders: frozenset[str]) -> bool:
+    """Say whether the path, or a folder that it lies in, is one of these."""
+    parts = _parts(path)
+    return "." in folders or any(
+        "/".join(parts[:depth]) in folders for depth in range(1, len(parts) + 1)
+    )
+
+
+def _parts(path: str) -> list[str]:
+    return path.split("/")

@@ -22,10 +22,12 @@ FENCE_WEIGHT_MAX = 2 * WEIGHT_MAX
 HAN_WEIGHT = 1.8
 """A Chinese character says as much as 1.8 Latin ones: chunks of about 220 to 500."""
 HEADING_CHARS_MAX = 120
+MAN_TITLE_CHARS_MAX = 250
+"""A manual's first line is padded to the width of the terminal."""
 WINDOW_CHARS_MAX = 300
 
 _HAN_CHAR = re.compile(f"[{HAN}]")
-_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.+?)[ \t#]*$")
+_ATX = re.compile(r" {0,3}(#{1,6})(?=[ \t].)")
 _UNDERLINE = re.compile(r"([=\-~^\"'`+*#.:])\1{2,}[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _MAN_TITLE = re.compile(r"\s*(\S+)\(\w+\)\s.*\b\1\(\w+\)\s*$")
@@ -94,16 +96,19 @@ def _packed(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
     """Join neighbouring blocks into spans of a good size; a heading stays with what follows."""
     open_: list[_Block] = []
     open_weight = 0.0
+    has_body = False
     for block in _pieces(text):
         piece_weight = weight(text[block.start : block.end])
         full = open_weight + piece_weight > WEIGHT_MAX
         closes = block.is_heading and open_weight >= WEIGHT_FULL
-        if (full or closes) and not all(b.is_heading for b in open_):
+        if (full or closes) and has_body:
             body_end = max(at for at, b in enumerate(open_, start=1) if not b.is_heading)
             yield _span(open_[:body_end])
             open_ = open_[body_end:]
             open_weight = sum(weight(text[b.start : b.end]) for b in open_)
+            has_body = False
         open_.append(block)
+        has_body = has_body or not block.is_heading
         open_weight += piece_weight
     if open_:
         yield _span(open_)
@@ -155,7 +160,8 @@ def _grouped(body: str, parts: list[tuple[int, int]]) -> Iterator[tuple[int, int
 
 def _cut(body: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Cut a span that is too heavy at a line's or a word's end, or anywhere when there is none."""
-    while weight(body[start:end]) > WEIGHT_MAX:
+    # No character weighs less than 1: one more than the limit already says what the rest would.
+    while weight(body[start : min(end, start + WEIGHT_MAX + 1)]) > WEIGHT_MAX:
         reach = start + WEIGHT_MAX
         while weight(body[start:reach]) > WEIGHT_MAX:
             reach -= (reach - start) // 8
@@ -182,6 +188,7 @@ def _blocks(text: str) -> Iterator[_Block]:
     """Yield headings, fences and paragraphs in order, each with the headings above it."""
     lines = _lines(text)
     outline = _Outline(text, lines)
+    fences = _Fences(text, lines)
     at = 0
     while at < len(lines):
         start, end = lines[at]
@@ -193,7 +200,7 @@ def _blocks(text: str) -> Iterator[_Block]:
             yield from _block(text, start, lines[at + taken - 1][1], outline, is_heading=True)
             at += taken
             continue
-        last = _fence_end(text, lines, at) if _FENCE.match(line) else at
+        last = fences.end(at)
         is_fence = last > at
         while not is_fence and last + 1 < len(lines) and not outline.breaks_at(last + 1):
             last += 1
@@ -206,16 +213,41 @@ def _block(text: str, start: int, end: int, outline: "_Outline", **kind: bool) -
         yield _Block(inner_start, inner_end, outline.path(), **kind)
 
 
-def _fence_end(text: str, lines: list[tuple[int, int]], at: int) -> int:
-    """Return the line that closes the fence opened at `at`, or `at` when none does."""
-    opening = _FENCE.match(text[slice(*lines[at])])
-    assert opening is not None
-    mark = opening.group(1)
-    for index in range(at + 1, len(lines)):
-        line = text[slice(*lines[index])].strip()
-        if line.startswith(mark) and not line.strip(mark[0]):
-            return index
-    return at
+class _Fences:
+    """Which line closes a fence. Knows at once when none does, so that all of a text is linear."""
+
+    def __init__(self, text: str, lines: list[tuple[int, int]]) -> None:
+        self._text = text
+        self._lines = lines
+        self._marks = [_closing(text[start:end]) for start, end in lines]
+        self._longest: dict[str, list[int]] = {}
+        """By kind of mark: the length of the longest from each line on."""
+        for kind in "`~":
+            longest = [0] * (len(lines) + 1)
+            for at in range(len(lines) - 1, -1, -1):
+                length = len(self._marks[at]) if self._marks[at].startswith(kind) else 0
+                longest[at] = max(length, longest[at + 1])
+            self._longest[kind] = longest
+
+    def end(self, at: int) -> int:
+        """Return the line that closes the fence opened at `at`; `at` when it is none, or open."""
+        opening = _FENCE.match(self._text[slice(*self._lines[at])])
+        if opening is None:
+            return at
+        mark = opening.group(1)
+        if self._longest[mark[0]][at + 1] < len(mark):
+            return at
+        return next(
+            index
+            for index in range(at + 1, len(self._lines))
+            if self._marks[index].startswith(mark)
+        )
+
+
+def _closing(line: str) -> str:
+    """Return the mark that this line is, if it is nothing else."""
+    mark = line.strip()
+    return mark if mark[:1] in {"`", "~"} and not mark.strip(mark[0]) else ""
 
 
 class _Outline:
@@ -227,7 +259,9 @@ class _Outline:
         self._path: list[tuple[int, str]] = []
         self._underlines: list[str] = []  # reStructuredText: the first seen is the highest
         first = next((at for at, (start, end) in enumerate(lines) if text[start:end].strip()), 0)
-        self._man_title = first if _MAN_TITLE.match(self._line(first)) else None
+        title = self._line(first)
+        is_title = len(title) <= MAN_TITLE_CHARS_MAX and _MAN_TITLE.match(title)
+        self._man_title = first if is_title else None
 
     def path(self) -> tuple[str, ...]:
         return tuple(title for _, title in self._path)
@@ -255,7 +289,8 @@ class _Outline:
         """Return level, title and number of lines of the heading at this line."""
         line = self._line(at)
         if atx := _ATX.match(line):
-            return len(atx.group(1)), atx.group(2).strip(), 1
+            title = line[atx.end() :].lstrip(" \t")
+            return len(atx.group(1)), (title.rstrip(" \t#") or title[:1]).strip(), 1
         if at == self._man_title:
             return 0, line.split()[0], 1
         if not line.strip() or len(line) > HEADING_CHARS_MAX:

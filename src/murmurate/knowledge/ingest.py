@@ -86,7 +86,8 @@ class Collection:
     known: dict[str, Known] | None = None
     changes: int = 0
     settled: bool = False
-    bumps: int = 0
+    doubts: int = 0
+    """How often searches may have missed something while `changes` stood still."""
     running: bool = False
     fault: str | None = None
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -124,7 +125,8 @@ class Ingest:
                 yield step
         listing = await self._library.listing(folder, files_max=FILES_MAX)
         self._state.problems = list(listing.problems)[:PROBLEMS_MAX]
-        plan = changes(self._untouched(listing.files, known), known)
+        files = self._untouched(listing.files, known)
+        plan = changes(msgspec.structs.replace(listing, files=files), known)
         for problem in plan.problems:
             self._state.report(problem)
         await self._drop(plan.drop)
@@ -164,7 +166,8 @@ class Ingest:
         held = await self._library.held(self._tenant, self._name)
         plan = index_changes(known.values(), held)
         if plan.put or plan.drop:
-            self._unsettle()
+            self._state.settled = False
+            self._state.doubts += 1
         if plan.drop:
             await self._library.drop(self._tenant, self._name, plan.drop)
         for done, document in enumerate(plan.put, start=1):
@@ -181,14 +184,16 @@ class Ingest:
             yield self._progress(Step.INDEX, done, len(plan.put), path=document.path)
         await self._flush()
 
-    def _untouched(self, files: Sequence[FileSeen], known: Mapping[str, Known]) -> list[FileSeen]:
+    def _untouched(
+        self, files: Sequence[FileSeen], known: Mapping[str, Known]
+    ) -> tuple[FileSeen, ...]:
         """Return the files, with the known time for those whose new time brought nothing new."""
-        return [
+        return tuple(
             FileSeen(file.path, file.size, known[file.path].mtime_ns)
             if file.path in known and self._state.touched_ns.get(file.path) == file.mtime_ns
             else file
             for file in files
-        ]
+        )
 
     async def _drop(self, documents: Sequence[Known]) -> None:
         """Forget documents whose files are gone: in the log first, then in the index."""
@@ -248,13 +253,11 @@ class Ingest:
         if self._waiting:
             await self._library.put(self._tenant, self._name, self._waiting)
             self._waiting, self._waiting_chars = [], 0
-            self._state.bumps += 1
 
     async def _embedded(self) -> AsyncGenerator[Progress]:
-        """Wait for the vectors; searches find more with each, so the version moves along."""
+        """Wait for the vectors: searches find more with each."""
         while True:
             state = await self._library.state(self._tenant, self._name, wait_s=STATE_WAIT_S)
-            self._state.bumps += 1
             if not state.chunks_pending:
                 self._state.settled = True
                 return
@@ -269,11 +272,7 @@ class Ingest:
         if known is not None:
             self._state.known[path] = known
         self._state.changes += 1
-        self._unsettle()
-
-    def _unsettle(self) -> None:
         self._state.settled = False
-        self._state.bumps += 1
 
     def _stream(self, id_: str) -> str:
         return f"doc/{self._name}/{id_}"

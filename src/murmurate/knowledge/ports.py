@@ -22,10 +22,16 @@ class Problem(Frozen, frozen=True):
 
 
 class Listing(Frozen, frozen=True):
-    """What stands in a folder, in order of path."""
+    """What stands in a folder, in order of path (compared part by part).
+
+    A file that is not listed is gone, except for those at or below a path in `unseen` ("." is the
+    folder itself), and from `ends_before` on: of them nothing is known.
+    """
 
     files: tuple[FileSeen, ...]
     problems: tuple[Problem, ...]
+    unseen: tuple[str, ...] = ()
+    ends_before: str | None = None
 
 
 class Extracted(Frozen, frozen=True):
@@ -76,10 +82,14 @@ class Term(Frozen, frozen=True):
 
 
 class Found(Frozen, frozen=True):
-    """What a search found, in no order, and the question's words."""
+    """What a search found, in no order, and the question's words.
+
+    `is_partial`: a part of the index was not loaded yet; asked again, it may find something else.
+    """
 
     hits: tuple[Hit, ...]
     terms: tuple[Term, ...]
+    is_partial: bool = False
 
 
 class LibraryState(Frozen, frozen=True):

@@ -6,6 +6,7 @@ The log holds each document's text; the library's index follows it and can alway
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from hashlib import blake2b
+from itertools import count
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import MurmurateError, NotFoundError, WorkerUnreachableError
@@ -52,6 +53,7 @@ class Collections:
         self._folders = dict(folders)
         self._began_ms = clock.unix_ms()
         self._collections: dict[tuple[str, str], Collection] = {}
+        self._unsettled_versions = count()
 
     async def search(
         self, tenant: str, collections: Sequence[str], question: str, *, limit: int
@@ -60,19 +62,25 @@ class Collections:
         if not question.strip() or not collections or limit < 1:
             return []
         found = await self._library.find(tenant, collections, question, limit=CANDIDATES)
+        if found.is_partial:
+            for name in collections:
+                self._collections.setdefault((tenant, name), Collection()).doubts += 1
         return ranked(found, limit=limit)
 
     def version(self, tenant: str, collections: Sequence[str]) -> str:
         """Return a text that changes with every committed change; see `Knowledge`.
 
-        While the index still follows, each of its steps changes it too.
+        While the index still follows, each call returns another one. A search that could not see
+        the whole index ends the version that stood before it, for good.
         """
         parts: list[str] = []
         for name in sorted(set(collections)):
             collection = self._collections.get((tenant, name)) or Collection()
             part = f"{name}@{collection.changes}"
             if not collection.settled:
-                part += f"~{self._began_ms}.{collection.bumps}"
+                part += f"~{self._began_ms}.{next(self._unsettled_versions)}"
+            elif collection.doubts:
+                part += f"~{self._began_ms}+{collection.doubts}"
             parts.append(part)
         return " ".join(parts)
 

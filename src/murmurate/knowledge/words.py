@@ -13,6 +13,8 @@ _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:e\.g|i\.e|etc|vs|cf|Mr|Mrs|Dr|No|Fig|approx|resp)\.$", re.IGNORECASE
 )
 
+_ABBREVIATION_CHARS_MAX = len(" approx.")
+
 _ENGLISH = """
 a about after all also am an and any anything are as at be because been before being between
 both but by can could did do does doing done for from get gets give given go had has have
@@ -122,7 +124,9 @@ def sentences(text: str) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     start = 0
     for match in _SENTENCE_END.finditer(text):
-        if text[match.start()] == "." and _ABBREVIATION.search(text, start, match.start() + 1):
+        dot_end = match.start() + 1
+        near = max(start, dot_end - _ABBREVIATION_CHARS_MAX)
+        if text[match.start()] == "." and _ABBREVIATION.search(text, near, dot_end):
             continue
         spans.extend(stripped(text, start, match.end()))
         start = match.end()

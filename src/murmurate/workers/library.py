@@ -16,6 +16,8 @@ from pathlib import Path
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
 
+import msgspec
+
 from murmurate.adapters import parse
 from murmurate.adapters.chunks import ChunkTable
 from murmurate.adapters.keywords import KeywordIndex, Words
@@ -97,7 +99,13 @@ class Meaning:
 class LibraryWorker:
     """Answers the messages of `adapters.library`."""
 
-    def __init__(self, folder: Path, *, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        on_failure: Callable[[], None],
+        embedder_wait_s: float = EMBEDDER_WAIT_S,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._words = Words(folder)
@@ -110,10 +118,12 @@ class LibraryWorker:
         self._indexed_by: Meaning | None = None
         """As `_meaning`, but for the indexing thread: set when the stored vectors are loaded."""
         self._searches = 0
+        self._caught_up = False
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
         self.failure: BaseException | None = None
         self._on_failure = on_failure
+        self._embedder_wait_s = embedder_wait_s
         self._tasks = [
             asyncio.create_task(self._catch_up()),
             asyncio.create_task(self._load_and_embed()),
@@ -179,6 +189,7 @@ class LibraryWorker:
     async def _catch_up(self) -> None:
         """Build the keyword index anew when it misses what the chunk table has."""
         await self._on(self._indexing, self._rebuild_keywords)
+        self._caught_up = True
         if self._words.was_needed():
             await asyncio.to_thread(self._words.load)
 
@@ -194,7 +205,7 @@ class LibraryWorker:
         try:
             meaning = await asyncio.to_thread(Meaning, self._folder, self._table)
             await self._on(self._indexing, self._load, meaning)
-        except (MissingPartError, OSError, SubprocessError) as cause:
+        except (MissingPartError, ImportError, OSError, SubprocessError) as cause:
             detail = cause.detail if isinstance(cause, MissingPartError) else str(cause)
             missing = MissingPartError(detail)
             self._meaning.set_exception(missing)
@@ -252,8 +263,14 @@ class LibraryWorker:
         return LibraryState(chunks, 0 if missing else pending, missing)
 
     async def _find(self, message: Find) -> Found:
-        meaning = await self._meaning_for(message.question)
-        return await self._on(self._searching, self._find_now, message, meaning)
+        # Whether what follows may miss something is judged before it begins.
+        is_partial = not self._caught_up
+        meaning: Meaning | None = None
+        if is_mostly_latin(message.question):
+            meaning, is_late = await self._meaning_in_time()
+            is_partial = is_partial or is_late
+        found = await self._on(self._searching, self._find_now, message, meaning)
+        return msgspec.structs.replace(found, is_partial=is_partial)
 
     def _find_now(self, message: Find, meaning: Meaning | None) -> Found:
         asked = self._keywords.find(
@@ -291,15 +308,15 @@ class LibraryWorker:
             tokens += read
         return Embeddings(tuple(vectors), tokens)
 
-    async def _meaning_for(self, question: str) -> Meaning | None:
-        """Return embedder and vectors, None where they are missing or mean nothing."""
-        if not is_mostly_latin(question):
-            return None
+    async def _meaning_in_time(self) -> tuple[Meaning | None, bool]:
+        """Return embedder and vectors where there are any, and whether they are still to come."""
         try:
-            async with asyncio.timeout(EMBEDDER_WAIT_S):
-                return await asyncio.shield(self._meaning)
-        except (MissingPartError, TimeoutError):
-            return None
+            async with asyncio.timeout(self._embedder_wait_s):
+                return await asyncio.shield(self._meaning), False
+        except MissingPartError:
+            return None, False
+        except TimeoutError:
+            return None, True
 
     def _missing(self) -> str | None:
         """Return why there is no embedder, None when there is or may be one."""

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from murmurate.adapters.sqlite.database import Schema, open_writer, translated
-from murmurate.core.errors import LogUnavailableError
+from murmurate.core.errors import LogCorruptError, LogUnavailableError
 from murmurate.observe.spans import Attribute, SpanRecord
 
 WRITE_EVERY_S = 0.25
@@ -47,9 +47,10 @@ class TelemetryStore:
     def __init__(self, path: Path, *, queue_max: int = 20_000, spans_max: int = 200_000) -> None:
         """Open or make the file; blocks for a moment. `close()` it.
 
+        A damaged file is put aside as `NAME.damaged`: traces are no reason not to serve.
+
         Raises:
             LogUnavailableError: The file cannot be opened, or a newer version wrote it.
-            LogCorruptError: The file is damaged; it holds nothing that cannot be deleted.
         """
         self._path = path
         self._queue_max = queue_max
@@ -58,7 +59,11 @@ class TelemetryStore:
         self._refused = 0  # each counter is written by one thread alone
         self._lost = 0
         # NORMAL: after a power cut the last traces may be missing, but the file is whole.
-        self._connection = open_writer(path, SCHEMA, synchronous="NORMAL")
+        try:
+            self._connection = open_writer(path, SCHEMA, synchronous="NORMAL")
+        except LogCorruptError:
+            _put_aside(path)
+            self._connection = open_writer(path, SCHEMA, synchronous="NORMAL")
         self._turn = threading.Lock()  # the connection is used by two threads
         self._closing = threading.Event()
         self._readers = ThreadPoolExecutor(1, thread_name_prefix=f"read {path.name}")
@@ -140,6 +145,13 @@ class TelemetryStore:
         with self._turn:
             self._flush()
             self._connection.close()
+
+
+def _put_aside(path: Path) -> None:
+    """Keep the newest damaged file for whoever wants to know; its journals fit no other file."""
+    path.replace(path.with_name(f"{path.name}.damaged"))
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 def _row(span: SpanRecord) -> tuple[Any, ...]:

@@ -1,0 +1,348 @@
+"""Clients that hold on to what is not theirs, over real sockets."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from murmurate.adapters.http_edge import (
+    CONNECTIONS_MAX,
+    EdgeLimits,
+    HttpEdge,
+    connections_max,
+)
+from murmurate.gateway.exchange import (
+    EVENTS,
+    ClientGoneError,
+    Exchange,
+    Receive,
+    Scope,
+    Send,
+)
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+LARGE = b"x" * 8_000_000
+"""More than the kernel takes for a client that reads nothing."""
+
+Story = Callable[[], Coroutine[Any, Any, None]]
+Run = Callable[[Story], None]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a story in either loop; the server runs in uvloop's."""
+
+    def run_it(story: Story) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(asyncio.wait_for(story(), 20))
+
+    return run_it
+
+
+@dataclass
+class Edge:
+    """A server of one application, and how its requests ended."""
+
+    app: Callable[[Exchange], Coroutine[Any, Any, None]]
+    write_s: float = 0.1
+    ended: list[str] = field(default_factory=list[str])
+    state: ServerState = field(default_factory=ServerState)
+    clients: list["Client"] = field(default_factory=list["Client"])
+    port: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, write_s=self.write_s)
+        try:
+            await self.app(exchange)
+        except ClientGoneError:
+            self.ended.append("gone")
+        else:
+            self.ended.append("answered")
+
+    @property
+    def connections(self) -> int:
+        return len(self.state.connections)
+
+    async def connect(self, sent: bytes = b"") -> "Client":
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=4096)
+        writer.write(sent)
+        client = Client(reader, writer)
+        self.clients.append(client)
+        return client
+
+
+@dataclass
+class Client:
+    """A client's end of a connection; it reads only when told to."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def answer(self) -> bytes:
+        """Return the head of an answer without a body."""
+        return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def closed(self) -> bytes:
+        """Wait until the server has closed the connection; return what was left to read."""
+        return await self.reader.read()
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+@asynccontextmanager
+async def edge(
+    app: Callable[[Exchange], Coroutine[Any, Any, None]], **limits: Any
+) -> AsyncGenerator[Edge]:
+    class Small(HttpEdge):
+        pass
+
+    Small.limits = EdgeLimits(**limits)
+    told = Edge(app)
+    config = uvicorn.Config(
+        told, http=Small, ws="none", lifespan="off", log_config=None, access_log=False
+    )
+    config.load()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Small(config=config, server_state=told.state, app_state={}), "127.0.0.1", 0
+    )
+    told.port = server.sockets[0].getsockname()[1]
+    try:
+        yield told
+    finally:
+        server.close()
+        for client in told.clients:
+            client.close()
+        for connection in list(told.state.connections):
+            connection.transport.abort()
+        await soon(lambda: not told.connections and not told.state.tasks)
+
+
+async def soon(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def empty(exchange: Exchange) -> None:
+    await exchange.answer(200, b"")
+
+
+async def endless(exchange: Exchange) -> None:
+    async def work() -> None:
+        await exchange.open(EVENTS)
+        while True:
+            await exchange.write(b"x" * 50_000)
+
+    await exchange.while_connected(work())
+
+
+async def large(exchange: Exchange) -> None:
+    await exchange.answer(200, LARGE)
+
+
+def test_a_client_that_stops_reading_a_stream_loses_its_connection(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with edge(endless) as served:
+            await served.connect(GET)
+            await soon(lambda: served.ended == ["gone"])
+            await soon(lambda: served.connections == 0)
+
+    run(story)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_an_end_that_cannot_be_sent_is_given_up_as_well(run: Run) -> None:
+    async def stuck_at_the_end(exchange: Exchange) -> None:
+        await exchange.open(EVENTS)
+        await exchange.write(LARGE)
+        await exchange.end()
+
+    async def story() -> None:
+        async with edge(stuck_at_the_end) as served:
+            await served.connect(GET)
+            await soon(lambda: served.ended == ["gone"])
+            await soon(lambda: served.connections == 0)
+
+    run(story)
+
+
+@pytest.mark.parametrize("then", [b"", b"connection: close\r\n"], ids=["kept alive", "closed"])
+def test_a_whole_answer_that_nobody_reads_does_not_keep_its_connection(
+    run: Run, then: bytes
+) -> None:
+    async def story() -> None:
+        async with edge(large, unread_s=0.1) as served:
+            await served.connect(b"GET / HTTP/1.1\r\nhost: a\r\n" + then + b"\r\n")
+            await soon(lambda: served.ended == ["answered"])
+            await soon(lambda: served.connections == 0)
+
+    run(story)
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer(run: Run) -> None:
+    async def story() -> None:
+        async with edge(large, unread_s=0.3) as served:
+            client = await served.connect(GET)
+            await client.answer()
+            left = len(LARGE)
+            while left:
+                left -= len(await client.reader.read(1_000_000))
+            assert served.connections == 1
+
+    run(story)
+
+
+def test_a_pipelining_client_that_leaves_stops_the_request_under_way(run: Run) -> None:
+    async def wait(exchange: Exchange) -> None:
+        await exchange.body(10)
+        await exchange.while_connected(asyncio.sleep(60))
+
+    async def story() -> None:
+        async with edge(wait) as served:
+            client = await served.connect(GET + GET)
+            await soon(lambda: len(served.state.tasks) == 1)
+            client.close()
+            await soon(lambda: served.ended == ["gone"])
+
+    run(story)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: a\r\n", b"\r\n", GET + b"GET"])
+def test_a_head_that_does_not_come_to_an_end_closes_the_connection(run: Run, sent: bytes) -> None:
+    async def story() -> None:
+        async with edge(empty, head_s=0.1) as served:
+            client = await served.connect(sent)
+            await client.closed()
+            assert served.ended == ["answered"] * (GET in sent)
+
+    run(story)
+
+
+def test_a_head_that_comes_drop_by_drop_gets_no_more_time(run: Run) -> None:
+    async def story() -> None:
+        async with edge(empty, head_s=0.2) as served:
+            client = await served.connect(b"GET / HTTP/1.1\r\nx: ")
+            await soon(lambda: served.connections == 1)
+            async with asyncio.timeout(3):
+                while served.connections:
+                    if not client.writer.is_closing():
+                        client.writer.write(b"a")
+                    await asyncio.sleep(0.02)
+
+    run(story)
+
+
+def test_a_body_that_drips_in_behind_its_answer_gets_no_more_time(run: Run) -> None:
+    async def story() -> None:
+        async with edge(empty, head_s=0.2) as served:
+            head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n"
+            client = await served.connect(head)
+            await client.answer()
+            client.writer.write(b"a")
+            await client.closed()
+
+    run(story)
+
+
+def test_a_connection_in_use_outlives_the_time_of_a_head(run: Run) -> None:
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(0.3)
+        await exchange.answer(200, b"")
+
+    async def story() -> None:
+        async with edge(slow, head_s=0.1, unread_s=0.1) as served:
+            client = await served.connect()
+            for _ in range(2):
+                client.writer.write(GET)
+                assert b"200 OK" in await client.answer()
+                await asyncio.sleep(0.2)
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"a" * 1500 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 1500 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 1500,
+        b"GET / HTTP/1.1\r\n" + b"x: a\r\n" * 600,
+    ],
+    ids=["url", "header", "header without end", "headers"],
+)
+def test_a_head_over_its_bound_is_refused(run: Run, sent: bytes) -> None:
+    async def story() -> None:
+        async with edge(empty, head_bytes=1000) as served:
+            client = await served.connect(sent[:40])
+            await asyncio.sleep(0.02)  # the second piece is read apart from the first
+            client.writer.write(sent[40:])
+            assert (await client.closed()).startswith(b"HTTP/1.1 431 ")
+            assert not served.ended
+
+    run(story)
+
+
+def test_trailers_over_the_bound_of_a_head_end_the_request(run: Run) -> None:
+    async def read(exchange: Exchange) -> None:
+        await exchange.body(100)
+
+    async def story() -> None:
+        async with edge(read, head_bytes=1000) as served:
+            client = await served.connect(
+                b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+            )
+            await soon(lambda: len(served.state.tasks) == 1)
+            client.writer.write(b"x: a\r\n" * 700)
+            await soon(lambda: served.ended == ["gone"])
+
+    run(story)
+
+
+def test_a_body_may_be_larger_than_a_head(run: Run) -> None:
+    async def echo(exchange: Exchange) -> None:
+        size = len(await exchange.body(1_000_000))
+        exchange.headers.append((b"x-size", str(size).encode()))
+        await exchange.answer(200, b"")
+
+    async def story() -> None:
+        async with edge(echo, head_bytes=1000) as served:
+            head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n"
+            client = await served.connect(head + b"x" * 900_000)
+            assert b"x-size: 900000" in await client.answer()
+            client.writer.write(GET)
+            assert b"x-size: 0" in await client.answer()
+
+    run(story)
+
+
+def test_a_connection_too_many_is_closed_and_the_others_are_served(run: Run) -> None:
+    async def story() -> None:
+        async with edge(empty, connections=2) as served:
+            first, second = await served.connect(), await served.connect()
+            await soon(lambda: served.connections == 2)
+            third = await served.connect()
+            assert await third.closed() == b""
+            second.writer.write(GET)
+            assert b"200 OK" in await second.answer()
+            first.close()
+            await soon(lambda: served.connections == 1)
+            fourth = await served.connect(GET)
+            assert b"200 OK" in await fourth.answer()
+
+    run(story)
+
+
+def test_the_connections_leave_files_for_the_engines() -> None:
+    assert 0 < connections_max() <= CONNECTIONS_MAX
+    assert HttpEdge.limits.connections == connections_max()
