@@ -72,11 +72,15 @@ class Running:
 
 @contextmanager
 def running(
-    state: Path, *options: str, environment: dict[str, str] | None = None
+    state: Path,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    welcome: tuple[str, ...] = ("--quiet",),
 ) -> Generator[Running]:
     """Start `murmurate up` on a free port, wait until it is ready, and stop it by SIGTERM."""
     ready_file = state.parent / f"{state.name}.ready"
-    process = up(state, "--ready-file", str(ready_file), *options, environment=environment)
+    options = ("--ready-file", str(ready_file), *options)
+    process = up(state, *options, environment=environment, welcome=welcome)
     try:
         ready = wait_for(ready_file, process)
         yield Running(ready["url"], ready["key"], ready["pid"], state, process)
@@ -85,10 +89,14 @@ def running(
 
 
 def up(
-    state: Path, *options: str, environment: dict[str, str] | None = None, listen: str | None = None
+    state: Path,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    listen: str | None = None,
+    welcome: tuple[str, ...] = ("--quiet",),
 ) -> subprocess.Popen[bytes]:
     """Start `murmurate up` and return at once; its output goes to `STATE.output`."""
-    command = [sys.executable, "-m", "murmurate", "up", "--quiet", "--state", str(state)]
+    command = [sys.executable, "-m", "murmurate", "up", *welcome, "--state", str(state)]
     command += ["--listen", listen or "127.0.0.1:0", *options]
     with state.with_name(f"{state.name}.output").open("ab") as output:
         return subprocess.Popen(
@@ -103,6 +111,16 @@ def up(
 def output_of(state: Path) -> str:
     """Return what the service has printed."""
     return state.with_name(f"{state.name}.output").read_text()
+
+
+def wait_for_output(state: Path, text: str) -> str:
+    """Return what the service has printed as soon as `text` is in it."""
+    deadline_s = time.monotonic() + START_S
+    while time.monotonic() < deadline_s:
+        if text in output_of(state):
+            return output_of(state)
+        time.sleep(0.02)
+    raise AssertionError(f"{text!r} is not in {output_of(state)!r}")
 
 
 def wait_for(ready_file: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -3,13 +3,24 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from murmurate.cli.client import Server, call, events, fetch, find, lines
+from murmurate.cli.client import (
+    CUT,
+    STRANGE,
+    RefusedError,
+    Server,
+    call,
+    events,
+    fetch,
+    find,
+    lines,
+)
 from murmurate.cli.options import connected
 from murmurate.core.errors import MurmurateError
 
@@ -93,7 +104,7 @@ def ingest(
       murmurate ingest docs       one of them
     """
     server = find(url, key, state)
-    steps = lines(call(server, "/api/ingest", {"collections": list(collections)}))
+    steps = until_done(lines(call(server, "/api/ingest", {"collections": list(collections)})))
     if as_json:
         for step in steps:
             click.echo(json.dumps(step, ensure_ascii=False))
@@ -114,13 +125,27 @@ def trace(trace_id: str, *, as_json: bool, url: str | None, key: str | None, sta
     Example:
       murmurate trace 4bf92f3577b34da6a3ce929d0e0e4736
     """
-    answer = fetch(find(url, key, state), f"/api/traces/{trace_id}")
+    answer = fetch(find(url, key, state), f"/api/traces/{quote(trace_id, safe='')}")
+    if not isinstance(answer.get("spans"), list):
+        raise RefusedError(STRANGE)
     if as_json:
         click.echo(json.dumps(answer, ensure_ascii=False))
         return
     from murmurate.cli.show import trace_tree  # noqa: PLC0415 - the span type is needed only here
 
     click.echo(trace_tree(answer["spans"]))
+
+
+def until_done(steps: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass the steps of an ingest on; raise when they break off before the end."""
+    last: str | None = None
+    for step in steps:
+        last = step.get("step")
+        if last is None:
+            raise RefusedError(STRANGE)
+        yield step
+    if last not in {None, "done"}:
+        raise RefusedError(CUT)
 
 
 def say(text: str) -> None:
@@ -144,7 +169,7 @@ def converse(
     text: list[str] = []
     citations: list[dict[str, Any]] = []
     for event in events(response):
-        for choice in event["choices"]:
+        for choice in event.get("choices", ()):
             piece = choice["delta"].get("content") or ""
             text.append(piece)
             if show is not None and piece:
@@ -156,7 +181,7 @@ def converse(
         "answer": "".join(text),
         "citations": citations,
         "model": model,
-        "trace_id": response.headers["x-murmurate-trace"],
+        "trace_id": response.headers.get("x-murmurate-trace"),
         "session": response.headers.get("x-murmurate-session"),
         "ms": round((time.perf_counter() - began_s) * 1000, 1),
     }

@@ -3,15 +3,19 @@
 import http.client
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-from murmurate.core.errors import KeyInvalidError, MurmurateError
+from murmurate.core.errors import ConfigError, KeyInvalidError, MurmurateError
 
 TIMEOUT_S = 300.0
+SCHEMES = {"http", "https"}
+CUT = "the server went away in the middle of the answer: ask again"
+STRANGE = "the answer is not in the form that murmurate speaks: check --url"
 
 
 class NotRunningError(MurmurateError):
@@ -41,19 +45,34 @@ class Server:
 
 def find(url: str | None, key: str | None, state: Path) -> Server:
     """Return the server that was named, or the one that runs on this state folder."""
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise KeyInvalidError("--key: expected one line of printable ASCII characters")
     if url is not None:
         if key is None:
             raise KeyInvalidError("--url needs --key (or MURMURATE_KEY)")
-        return Server(url.rstrip("/"), key)
+        return Server(_checked(url), key)
     file = state / "ready.json"
     try:
         ready = json.loads(file.read_text())
+        found = Server(str(ready["url"]), key or str(ready["key"]))
         os.kill(ready["pid"], 0)  # a supervisor that was killed leaves its file behind
-    except (OSError, ValueError, KeyError) as cause:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as cause:
         raise NotRunningError(
             f"no server runs on {state}: start one with `murmurate up`, or give --url and --key"
         ) from cause
-    return Server(ready["url"], key or ready["key"])
+    return found
+
+
+def _checked(url: str) -> str:
+    """Return the URL when one can ask there."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in SCHEMES and parts.hostname is not None and parts.port != 0
+    except ValueError:  # the port is none, or the brackets of the address don't close
+        usable = False
+    if not usable:
+        raise ConfigError(f"--url {url!r}: expected http://HOST:PORT or https://HOST:PORT")
+    return url.rstrip("/")
 
 
 def call(
@@ -72,50 +91,94 @@ def send(
     """Send a request and return the response, whatever its status."""
     parts = urlsplit(server.url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=TIMEOUT_S)
     sent = None if body is None else json.dumps(body)
     every = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
     try:
+        connection = kind(parts.netloc, timeout=TIMEOUT_S)
         connection.request(
             "GET" if sent is None else "POST", path, sent, {**every, **(headers or {})}
         )
         return connection.getresponse()
-    except OSError as cause:
+    except (http.client.BadStatusLine, http.client.LineTooLong) as cause:
+        if isinstance(cause, http.client.RemoteDisconnected):
+            raise NotRunningError(f"{server.url} hung up without an answer: ask again") from cause
+        raise NotRunningError(f"{server.url} does not speak HTTP: check --url") from cause
+    except (OSError, http.client.HTTPException) as cause:
         raise NotRunningError(f"{server.url} does not answer: {cause}") from cause
+    except ValueError as cause:  # a header with a line break in it
+        raise RefusedError(f"this can't be sent: {cause}") from cause
 
 
 def fetch(server: Server, path: str) -> dict[str, Any]:
     """Return the JSON of a GET."""
-    return json.loads(call(server, path).read())
+    return read(call(server, path))
+
+
+def read(response: http.client.HTTPResponse) -> dict[str, Any]:
+    """Return the JSON object that is the body."""
+    with _whole():
+        body = response.read()
+    return _object(body)
 
 
 def lines(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     """Yield the values of a response of JSON lines; an error among them is raised."""
-    for line in response:
-        value = json.loads(line)
-        if "error" in value:
-            raise RefusedError(value["error"]["message"])
-        yield value
+    for line in _received(response):
+        yield _object(line)
 
 
 def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     """Yield the values of server-sent events until the end mark; an error among them is raised."""
-    for raw in response:
+    if response.headers.get_content_type() != "text/event-stream":
+        raise RefusedError(STRANGE)
+    for raw in _received(response):
         line = raw.strip()
         if not line.startswith(b"data: "):
             continue
         if line == b"data: [DONE]":
             return
-        value = json.loads(line[6:])
-        if "error" in value:
-            raise RefusedError(value["error"]["message"])
-        yield value
-    raise RefusedError("the server went away in the middle of the answer: ask again")
+        yield _object(line[6:])
+    raise RefusedError(CUT)
+
+
+def _received(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield the lines of a body as they come."""
+    while True:
+        with _whole():
+            line = response.readline()
+        if not line:
+            return
+        yield line
+
+
+@contextmanager
+def _whole() -> Generator[None]:
+    """Say in our words that a body ended too early."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as cause:
+        raise RefusedError(CUT) from cause
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """Return a JSON object; the error that it may carry is raised."""
+    try:
+        value = json.loads(text)
+    except ValueError as cause:
+        raise RefusedError(STRANGE) from cause
+    if not isinstance(value, dict):
+        raise RefusedError(STRANGE)
+    found = cast("dict[str, Any]", value)
+    error = found.get("error")
+    if isinstance(error, dict):
+        raise RefusedError(str(cast("dict[str, Any]", error).get("message")))
+    return found
 
 
 def _message(response: http.client.HTTPResponse) -> str:
     """Return the server's own words about an error."""
-    body = response.read(64 * 1024)
+    with _whole():
+        body = response.read(64 * 1024)
     try:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):

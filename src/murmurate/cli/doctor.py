@@ -7,11 +7,11 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import click
 
-from murmurate.cli.client import call, find, send
+from murmurate.cli.client import STRANGE, RefusedError, fetch, find, read, send
 from murmurate.cli.options import connected
 from murmurate.config import Engine, documents_path, explain, load, weights_path
 from murmurate.core.errors import MurmurateError
@@ -127,8 +127,8 @@ def server(url: str | None, key: str | None, state: Path) -> list[Finding]:
     """Tell whether the server answers, and what its parts say."""
     try:
         found = find(url, key, state)
-        call(found, "/v1/models").read()
-        parts = json.loads(send(found, "/readyz").read())["parts"]
+        fetch(found, "/v1/models")
+        parts = parts_of(read(send(found, "/readyz")))
     except MurmurateError as error:
         return [Finding("server", "missing", error.detail, "murmurate up")]
     return [
@@ -138,6 +138,14 @@ def server(url: str | None, key: str | None, state: Path) -> list[Finding]:
             for name, state in parts.items()
         ),
     ]
+
+
+def parts_of(answer: dict[str, Any]) -> dict[str, str]:
+    """Return how each part of the server is."""
+    parts = answer.get("parts")
+    if not isinstance(parts, dict):
+        raise RefusedError(STRANGE)
+    return {str(name): str(how) for name, how in cast("dict[Any, Any]", parts).items()}
 
 
 def show(findings: list[Finding]) -> str:

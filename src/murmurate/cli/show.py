@@ -7,6 +7,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from murmurate.cli.client import STRANGE, RefusedError
 from murmurate.observe.spans import SpanRecord
 from murmurate.observe.tree import tree
 
@@ -16,7 +17,10 @@ STEPS = {"index": "indexing", "read": "reading", "embed": "embedding"}
 
 def trace_tree(spans: list[dict[str, Any]]) -> str:
     """Return the spans of a trace as a tree with times."""
-    return tree(msgspec.convert(spans, list[SpanRecord]))
+    try:
+        return tree(msgspec.convert(spans, list[SpanRecord]))
+    except msgspec.ValidationError as cause:
+        raise RefusedError(STRANGE) from cause
 
 
 def ingest_progress(steps: Iterable[dict[str, Any]]) -> None:

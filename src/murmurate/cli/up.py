@@ -1,5 +1,6 @@
 """`murmurate up`: the supervisor in the foreground, and a welcome when it is ready."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +45,13 @@ def up(
     config = configured(config_file, {"listen": listen, "state": state, "docs": docs})
     state_folder = Path(config.server.state).absolute()
 
+    key_file = state_folder / "key"
+    # Journals keep what is printed: there, the key stands in the line of the first start only.
+    key_shown = sys.stdout.isatty() or not key_file.exists()
+
     def welcome(ready: Ready) -> None:
         if not quiet:
-            greet(ready, state_folder, config)
+            greet(ready, config, state=state_folder, key=ready.key if key_shown else None)
 
     supervisor = Supervisor(config, clock=SystemClock(), ready_file=ready_file, on_ready=welcome)
     sys.exit(supervisor.run())
@@ -71,13 +76,21 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
     return msgspec.structs.replace(config, server=server, knowledge=knowledge)
 
 
-def greet(ready: Ready, state: Path, config: Config) -> None:
-    """Say where the service is and how to use it, and show one real answer."""
+def greet(ready: Ready, config: Config, *, state: Path, key: str | None) -> None:
+    """Say where the service is and how to use it, and show one real answer.
+
+    Without a `key`, say only where it is kept.
+    """
+    key_file = state / "key"
     model = next(iter(config.agents or config.models))
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{EXAMPLE}"}}]}}'
     click.secho(f"\nmurmurate serves on {ready.url}", bold=True)
-    click.echo(f"key: {ready.key}   (kept in {state / 'key'})\n")
-    click.echo(f"curl {ready.url}/v1/chat/completions -H 'Authorization: Bearer {ready.key}' \\")
+    if key is None:
+        click.echo(f"key: in the file {key_file}\n")
+    else:
+        click.echo(f"key: {key}   (kept in {key_file})\n")
+    bearer = key or f"$(cat {shlex.quote(str(key_file))})"
+    click.echo(f'curl {ready.url}/v1/chat/completions -H "Authorization: Bearer {bearer}" \\')
     click.echo(f"  -H 'Content-Type: application/json' -d '{body}'\n")
     click.echo("Stop with Ctrl-C. Its answer right now:\n")
     sys.stdout.flush()

@@ -2,19 +2,33 @@
 
 import asyncio
 import contextlib
+import math
+import os
 import signal
 import socket
+import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 import uvloop
 
 from murmurate import compose
+from murmurate.adapters.http_edge import HttpEdge
+from murmurate.core.errors import (
+    ConfigError,
+    LogCorruptError,
+    LogUnavailableError,
+    MurmurateError,
+)
 from murmurate.workers.boot import ServerBoot
-from murmurate.workers.lifeline import boot, say_ready
+from murmurate.workers.lifeline import EXIT_CONFIG, boot, say_ready
 
 READY_POLL_S = 0.05
+EXIT_FAILED = 1
+LASTING = (ConfigError, LogCorruptError, LogUnavailableError)
+"""What starting again doesn't mend."""
 
 
 class Server(uvicorn.Server):
@@ -28,25 +42,24 @@ class Server(uvicorn.Server):
 
 async def main(message: ServerBoot) -> None:
     """Serve until SIGTERM, then finish what is under way and close everything in order."""
-    state = Path(message.state)
-    workers = compose.Workers(
-        message.engine_sockets, message.engine_keys, message.library, message.sandbox
-    )
-    outside = compose.outside(message.config, state, workers)
-    keys = await compose.open_keys(outside.log, outside.clock, outside.ids, first_key=state / "key")
-    service = compose.service(message.config, outside, keys)
+    try:
+        service = await composed(message)
+    except MurmurateError as error:
+        end(error.detail, EXIT_CONFIG if isinstance(error, LASTING) else EXIT_FAILED)
+    except OSError as cause:  # such as a full disk, or a file of somebody else's in the folder
+        end(f"{cause.filename or message.state}: {cause.strerror or cause}", EXIT_CONFIG)
     listening = socket.socket(fileno=message.listening)
     server = Server(
         uvicorn.Config(
             service.app,
             lifespan="off",
             ws="none",
-            http="httptools",
+            http=HttpEdge,
             access_log=False,
             log_level="warning",
             server_header=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(message.config.server.drain_s),
+            timeout_graceful_shutdown=math.ceil(message.config.server.drain_s),
         )
     )
 
@@ -64,7 +77,26 @@ async def main(message: ServerBoot) -> None:
         for task in (first_pass, announcing):
             task.cancel()
         await asyncio.gather(first_pass, announcing, return_exceptions=True)
-        await compose.close(outside)
+        await compose.close(service.outside)
+
+
+async def composed(message: ServerBoot) -> compose.Service:
+    """Return the platform over its real adapters."""
+    state = Path(message.state)
+    workers = compose.Workers(
+        message.engine_sockets, message.engine_keys, message.library, message.sandbox
+    )
+    outside = compose.outside(message.config, state, workers)
+    keys = await compose.open_keys(outside.log, outside.clock, outside.ids, first_key=state / "key")
+    return compose.service(message.config, outside, keys)
+
+
+def end(detail: str, exit_code: int) -> NoReturn:
+    """Say in one line why there is no service, and exit without unwinding what is half open."""
+    with contextlib.suppress(OSError):  # nobody may read it
+        sys.stderr.write(f"murmurate: {detail}\n")
+        sys.stderr.flush()
+    os._exit(exit_code)
 
 
 async def announce(service: compose.Service, listening: socket.socket) -> None:

@@ -15,11 +15,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 import msgspec
 
@@ -32,6 +32,12 @@ from murmurate.workers.boot import EngineBoot, LibraryBoot, SandboxBoot, ServerB
 from murmurate.workers.lifeline import EXIT_CONFIG
 
 STOP_OTHERS_S = 5.0
+EXIT_FAILED = 1
+SERVER = "murmurate.workers.server"
+
+PASSED_ON = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
+PASSED_ON_PREFIXES = ("LC_", "PYTHON", "SSL_")
+"""What a worker learns of the environment: secrets are in it, and only the server looks them up."""
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -51,7 +57,6 @@ class Child:
     boot: msgspec.Struct
     descriptors: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
-    ready: bool = False
     exits_s: list[float] = field(default_factory=list[float])
     due_s: float | None = 0.0
     """When to start it (again); None while it runs."""
@@ -77,12 +82,23 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._announced = False
+        self._exit_code = 0
         self._fault: str | None = None
+        """Why it must stop, where no child has said so."""
 
     def run(self) -> int:
-        """Serve until SIGTERM or Ctrl-C; return the exit code."""
+        """Serve until SIGTERM, SIGHUP or Ctrl-C; return the exit code.
+
+        Raises:
+            ConfigError: A folder, the address or the key file can't be used.
+            StateInUseError: Another supervisor runs on the state folder.
+            AddressInUseError: Another program listens on the address.
+        """
+        os.umask(0o077)  # every file of ours and of our children is its owner's alone
+        self._check_ready_file()
         lock = self._lock_state()
         listening = self._listen()
+        self._remove_ready_files()  # a killed supervisor leaves them behind
         sockets = tempfile.mkdtemp(prefix="murmurate-")  # short: a socket's path has 108 bytes
         wake = self._catch_signals()
         self._children = children(self._config, self._state, listening, sockets)
@@ -95,18 +111,42 @@ class Supervisor:
             self._stop_all()
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
-            for path in (self._state / "ready.json", self._ready_file):
-                if path is not None:
-                    path.unlink(missing_ok=True)
+            self._remove_ready_files()
             lock.close()
         if self._fault is not None:
             raise ConfigError(self._fault)
-        return 0
+        return self._exit_code
+
+    def _check_ready_file(self) -> None:
+        """Refuse now what could not be written once the service is ready."""
+        path = self._ready_file
+        if path is None:
+            return
+        if not path.parent.is_dir():
+            raise ConfigError(f"--ready-file {path}: there is no folder {path.parent}")
+        if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"--ready-file {path}: expected a file that can be written")
+
+    def _ready_files(self) -> list[Path]:
+        own = self._state / "ready.json"
+        return [own] if self._ready_file is None else [own, self._ready_file]
+
+    def _remove_ready_files(self) -> None:
+        for path in self._ready_files():
+            with suppress(OSError):  # its folder may be gone meanwhile
+                path.unlink(missing_ok=True)
 
     def _lock_state(self) -> IO[bytes]:
         """Take the state folder, or say who has it."""
-        self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (self._state / "lock").open("ab")
+        try:
+            for folder in (self._state, self._state / "index"):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (self._state / "lock").open("ab")
+        except OSError as cause:
+            raise ConfigError(
+                f"server.state = {self._state}: expected a folder that can be written "
+                f"({cause.strerror}: {cause.filename})"
+            ) from cause
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as cause:
@@ -135,10 +175,14 @@ class Supervisor:
 
     def _catch_signals(self) -> int:
         """Let signals wake the loop through a pipe; return the end to read."""
-        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        reading, writing = os.pipe()  # not inherited; `pipe2` is not everywhere
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's wish is respected
+            signal.signal(signal.SIGHUP, self._on_stop)
         signal.signal(signal.SIGCHLD, self._on_child)
         self._selector.register(reading, selectors.EVENT_READ)
         return reading
@@ -156,12 +200,12 @@ class Supervisor:
             if child.due_s is None or child.due_s > now_s:
                 continue
             child.due_s = None
-            child.ready = False
             child.process = subprocess.Popen(  # noqa: S603 - our own modules
                 [sys.executable, "-m", child.module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=child.descriptors,
+                env=None if child.module == SERVER else passed_on(os.environ),  # noqa: TID251
                 start_new_session=True,  # Ctrl-C is for us alone
             )
             assert child.process.stdin is not None
@@ -187,14 +231,36 @@ class Supervisor:
         assert child.process.stdout is not None
         line = child.process.stdout.readline()
         self._selector.unregister(child.process.stdout)
-        child.ready = bool(line)
-        if line and child.module.endswith(".server") and not self._announced:
-            self._announced = True
-            facts = msgspec.json.decode(line, type=dict[str, str | bool])
-            ready = Ready(str(facts["url"]), (self._state / "key").read_text().strip(), os.getpid())
-            for path in (self._state / "ready.json", self._ready_file):
-                if path is not None:
-                    write_private(path, msgspec.json.encode(ready))
+        if not line or child.module != SERVER or self._announced:
+            return
+        facts = msgspec.json.decode(line, type=dict[str, str | bool])
+        try:
+            self._announce(str(facts["url"]))
+        except ConfigError as error:
+            self._fault = error.detail
+            self._stopping = True
+
+    def _announce(self, url: str) -> None:
+        """Tell everybody who waits for it that the service is ready.
+
+        Raises:
+            ConfigError: There is no key to tell, or no place to write it.
+        """
+        key_file = self._state / "key"
+        try:
+            ready = Ready(url, key_file.read_text(encoding="ascii").strip(), os.getpid())
+        except (OSError, UnicodeDecodeError) as cause:
+            raise ConfigError(
+                f"the key file {key_file} is gone or can't be read: restore it, "
+                "or start with a new --state FOLDER"
+            ) from cause
+        for path in self._ready_files():
+            try:
+                write_private(path, msgspec.json.encode(ready))
+            except OSError as cause:
+                raise ConfigError(f"{path} can't be written: {cause.strerror}") from cause
+        self._announced = True
+        with lossy(sys.stdout):
             self._on_ready(ready)
 
     def _reap(self) -> None:
@@ -208,7 +274,7 @@ class Supervisor:
             if self._stopping:
                 continue
             if code == EXIT_CONFIG and not self._announced:
-                self._fault = f"{child.name} can't start; its last words stand above"
+                self._exit_code = EXIT_FAILED  # it has said why
                 self._stopping = True
                 continue
             child.exits_s = [*recent(child.exits_s, now_s), now_s]
@@ -216,7 +282,8 @@ class Supervisor:
             child.due_s = now_s + wait_s
             how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
             when = f"in {wait_s:.1f} s" if wait_s else "at once"
-            sys.stderr.write(f"murmurate: {child.name} {how}; it is started again {when}\n")
+            with lossy(sys.stderr):
+                sys.stderr.write(f"murmurate: {child.name} {how}; it is started again {when}\n")
 
     def _forget(self, child: Child) -> None:
         """Close the pipes of a process that is gone."""
@@ -231,7 +298,7 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Let the server drain first: the others serve its last requests. Then end those."""
-        servers = [child for child in self._children if child.module.endswith(".server")]
+        servers = [child for child in self._children if child.module == SERVER]
         others = [child for child in self._children if child not in servers]
         self._stop(servers, self._config.server.drain_s + 2.0)
         self._stop(others, STOP_OTHERS_S)
@@ -250,6 +317,27 @@ class Supervisor:
                 process.wait()
 
 
+@contextmanager
+def lossy(stream: TextIO) -> Generator[None]:
+    """Go on when nobody reads the stream any more: from then on it swallows what is written."""
+    try:
+        yield
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # what is still in its buffer goes there, too
+        os.close(nowhere)
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a worker needs of the environment, which has no secrets in it."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+    }
+
+
 def children(config: Config, state: Path, listening: socket.socket, sockets: str) -> list[Child]:
     """Return the processes of a service: engines, library, sandbox, and the server in front."""
     found: list[Child] = []
@@ -264,9 +352,8 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         found.append(Child(f"engine {name}", "murmurate.workers.engine", boot))
     library = f"{sockets}/library.sock"
     sandbox = f"{sockets}/sandbox.sock"
-    index = state / "index"
-    index.mkdir(exist_ok=True, mode=0o700)
-    found.append(Child("library", "murmurate.workers.library", LibraryBoot(library, str(index))))
+    boot = LibraryBoot(library, str(state / "index"))
+    found.append(Child("library", "murmurate.workers.library", boot))
     found.append(Child("sandbox", "murmurate.workers.sandbox", SandboxBoot(sandbox)))
     server = ServerBoot(
         config=config,
@@ -277,6 +364,6 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         library=library,
         sandbox=sandbox,
     )
-    found.append(Child("server", "murmurate.workers.server", server, (listening.fileno(),)))
+    found.append(Child("server", SERVER, server, (listening.fileno(),)))
     found.insert(0, found.pop())  # first what takes longest until clients see it
     return found
