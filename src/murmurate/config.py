@@ -5,8 +5,8 @@ wrong type or an impossible pair stops the start with the key, its value and wha
 """
 
 import copy
-# Over 400 lines: every setting with its default and every check stand on one page.
 
+# Over 400 lines: every setting with its default and every check stand on one page.
 import os
 import re
 import tomllib

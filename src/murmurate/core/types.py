@@ -195,8 +195,11 @@ class FinishReason(StrEnum):
 
 
 class Finished(Frozen, frozen=True, tag="finished"):
-    """The last delta of every answer. One that is not `repeatable` must not be cached: something
-    was changed by it, or a tool failed on the way and may not fail again."""
+    """The last delta of every answer.
+
+    One that is not `repeatable` must not be cached: it changed something, or a tool failed on the
+    way and may not fail again.
+    """
 
     reason: FinishReason
     repeatable: bool = True
