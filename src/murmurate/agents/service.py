@@ -52,14 +52,12 @@ class Agents:
         self._quoter = quoter
         self._tracer = tracer
 
-    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+    def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Yield the agent's text, its citations, the usage of all its model calls, and the end."""
         agent = self._agents.get(request.model)
-        if agent is None:
-            async with aclosing(self._below.answer(request)) as deltas:
-                async for delta in deltas:
-                    yield delta
-            return
+        return self._below.answer(request) if agent is None else self._answer(agent, request)
+
+    async def _answer(self, agent: AgentConfig, request: Request) -> AsyncGenerator[Delta]:
         _check(request)
         with self._tracer.span(request.trace, "agent", agent=request.model) as span:
             work = msgspec.structs.replace(request, trace=span.ref)

@@ -47,14 +47,18 @@ class Cached:
         self._tracer = tracer
         self._policy = policy
 
-    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+    def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Replay the kept answer, its input tokens marked as cached, or ask below."""
         extra = self._policy(request)
+        if extra is None:
+            return self._below.answer(request)
+        return self._answer(request, key_of(request, extra))
+
+    async def _answer(self, request: Request, key: bytes) -> AsyncGenerator[Delta]:
         with self._tracer.span(request.trace, "cache") as span:
-            key = None if extra is None else key_of(request, extra)
-            kept = key and self._store.get(key, now_s=self._clock.now_s())
-            span.note(hit=bool(kept))
-            if kept:
+            kept = self._store.get(key, now_s=self._clock.now_s())
+            span.note(hit=kept is not None)
+            if kept is not None:
                 for delta in _UNPACK(kept):
                     yield _replayed(delta)
                 return
@@ -62,7 +66,7 @@ class Cached:
             below = msgspec.structs.replace(request, trace=span.ref)
             async with aclosing(self._below.answer(below)) as deltas:
                 async for delta in deltas:
-                    if key is not None and (value := recording.add(delta)) is not None:
+                    if (value := recording.add(delta)) is not None:
                         self._store.put(key, value, now_s=self._clock.now_s())
                     yield delta
 

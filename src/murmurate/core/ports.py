@@ -20,7 +20,9 @@ class Model(Protocol):
     def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Yield deltas; the last one is `Finished`. Closing the generator cancels the work below.
 
-        Hold it in `contextlib.aclosing`: without that the engine works on after the client left.
+        Hold it in `contextlib.aclosing`: without that the engine works on after the client left. A
+        wrapper that has nothing to do with a request returns the generator below: each layer that
+        only passes deltas on costs about a microsecond a delta.
         Errors (`MurmurateError`) are raised at the first or at any later `anext`.
         """
         ...

@@ -1,7 +1,6 @@
 """A model's own choice of temperature, for requests that don't make one."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 import msgspec
 
@@ -16,11 +15,9 @@ class WithTemperature:
         self._below = below
         self._temperature = temperature
 
-    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+    def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Pass the request down with a temperature in it."""
         if request.sampling.temperature is None:
             sampling = msgspec.structs.replace(request.sampling, temperature=self._temperature)
             request = msgspec.structs.replace(request, sampling=sampling)
-        async with aclosing(self._below.answer(request)) as deltas:
-            async for delta in deltas:
-                yield delta
+        return self._below.answer(request)

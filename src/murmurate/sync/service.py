@@ -42,21 +42,21 @@ class Sessions:
         self._hlc = ""
         """The newest clock value given out: turns stored side by side get theirs in order."""
 
-    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+    def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Answer with the stored history in front; store the turn before `Finished` goes out."""
         if request.session is None:
-            async with aclosing(self._below.answer(request)) as deltas:
-                async for delta in deltas:
-                    yield delta
-            return
-        stored = await self.history(request.tenant, request.session)
+            return self._below.answer(request)
+        return self._continue(request, request.session)
+
+    async def _continue(self, request: Request, session: SessionRef) -> AsyncGenerator[Delta]:
+        stored = await self.history(request.tenant, session)
         whole = msgspec.structs.replace(request, messages=continued(stored, request.messages))
         answer: list[Delta] = []
         async with aclosing(self._below.answer(whole)) as deltas:
             async for delta in deltas:
                 answer.append(delta)
                 if isinstance(delta, Finished):
-                    await self._store(request, request.session, stored, answer)
+                    await self._store(request, session, stored, answer)
                 yield delta
 
     async def history(self, tenant: str, session: SessionRef) -> list[SessionMessage]:
