@@ -1,14 +1,14 @@
 """Sessions over the log in memory: a turn is kept whole, before the client hears of its end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import pytest
 
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import EngineFailedError, LogUnavailableError, NotFoundError
-from murmurate.core.ports import Entry, Model
+from murmurate.core.ports import Entry, Model, StreamInfo
 from murmurate.core.types import (
     Citation,
     Cited,
@@ -52,6 +52,20 @@ class FullLog(MemoryLog):
         self, entries: Sequence[Entry], *, expected: Mapping[tuple[str, str], int] | None = None
     ) -> list[int]:
         raise LogUnavailableError("the disk is full")
+
+
+class CountingLog(MemoryLog):
+    """A log that counts the streams it lists."""
+
+    listed = 0
+
+    async def streams(
+        self, tenant: str, prefix: str, *, after: str = ""
+    ) -> AsyncGenerator[StreamInfo]:
+        async with aclosing(super().streams(tenant, prefix, after=after)) as found:
+            async for info in found:
+                self.listed += 1
+                yield info
 
 
 class House:
@@ -287,3 +301,24 @@ def test_only_the_newest_messages_of_a_long_session_reach_the_model() -> None:
         assert below.asked[-1].messages[0] == user("2")
 
     tell(below, story)
+
+
+@pytest.mark.parametrize("id_", ["", "sess_", "sess_0"])
+def test_an_id_that_is_cut_short_finds_nothing_and_lists_no_other_sessions(id_: str) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = CountingLog(clock=clock)
+        await log.append([Entry("a", f"session/sess_0{n}", "message", b"{}") for n in range(50)])
+        sessions = Sessions(
+            Saying(DONE),
+            log=log,
+            clock=clock,
+            ids=seeded_ids(clock),
+            tracer=RecordingTracer(),
+            writer="a",
+        )
+        with pytest.raises(NotFoundError):
+            await sessions.history("a", SessionRef(id_))
+        assert log.listed == 1
+
+    asyncio.run(story())

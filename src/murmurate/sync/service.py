@@ -64,15 +64,15 @@ class Sessions:
         if session.new:
             return []
         stream = stream_of(session.id)
-        head = 0
         async with aclosing(self._log.streams(tenant, stream)) as found:
-            async for info in found:
-                head = info.head if info.stream == stream else head
-        after = max(head - HISTORY_MAX, 0)
+            # A name comes before all that begin with it: only the first one can be this session,
+            # and an id that is cut short must not list every session of the tenant.
+            info = await anext(found, None)
+        if info is None or info.stream != stream:
+            raise NotFoundError(f"there is no session {session.id!r}", param="x-murmurate-session")
+        after = max(info.head - HISTORY_MAX, 0)
         async with aclosing(self._log.read(tenant, stream, after=after)) as entries:
             kept = [decode(entry.body) async for entry in entries]
-        if not kept:
-            raise NotFoundError(f"there is no session {session.id!r}", param="x-murmurate-session")
         # Where older ones were left out, begin with a turn, not in the middle of one.
         first = next((i for i, m in enumerate(kept) if m.role is Role.USER), 0)
         return kept[first:] if after else kept
