@@ -24,6 +24,8 @@ COVERED_ELSEWHERE = {
     # Run by the embedder that needs a graph; a sync is what the collections do.
     "adapters/minilm_graph.py": "tests/adapters/test_minilm.py",
     "knowledge/ingest.py": "tests/knowledge/test_service.py",
+    # Run by the process that it is the child of.
+    "adapters/parser_child.py": "tests/adapters/test_parser.py",
     # Messages without code: each is sent by the tests of the worker that gets it.
     "workers/boot.py": "tests/workers",
     # What wires real processes together is tested with real processes.

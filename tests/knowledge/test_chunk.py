@@ -208,3 +208,44 @@ def test_windows_are_small() -> None:
     found = windows("A sentence of a quite ordinary length stands here. " * 18)
     assert all(200 <= len(window) <= 300 for window in found[:-1])
     assert len(found) == 4
+
+
+def test_a_page_ends_a_chunk_and_is_known_to_it() -> None:
+    text = "One sentence.\nTwo.\fThree.\f\fFive"
+    pieces = chunk(text)
+    assert [(piece.page, piece.text) for piece in pieces] == [
+        (1, "One sentence.\nTwo."),
+        (2, "Three."),
+        (4, "Five"),
+    ]
+    assert all(text[piece.start : piece.end] == piece.text for piece in pieces)
+    assert chunk("no pages")[0].page is None
+
+
+def test_code_is_cut_at_its_definitions_below_their_signatures() -> None:
+    body = "    value = compute(argument)\n" * 8
+    imports = "import module_of_mine\n" * 8
+    code = f"# not a heading\n{imports}\n\n\ndef first(a):\n{body}\n\n"
+    code += f"class A:\n    def b(self):\n{body}"
+    pieces = chunk(code, "module.py")
+    assert [piece.context for piece in pieces] == ["", "def first(a)", "class A"]
+    assert pieces[0].text == f"# not a heading\n{imports}".strip()
+    assert [piece.context for piece in chunk(code, "module.txt")] != ["", "def first(a)", "class A"]
+
+
+def test_a_long_function_is_cut_between_lines() -> None:
+    code = "def long():\n" + "".join(f"    line_{n} = {n}\n" for n in range(400))
+    pieces = chunk(code, "a.py")
+    assert len(pieces) > 3
+    assert {piece.context for piece in pieces} == {"def long()"}
+    assert all(weight(piece.text) <= FENCE_WEIGHT_MAX for piece in pieces)
+    assert all(code[piece.end : piece.end + 1] in {"\n", ""} for piece in pieces)
+
+
+@pytest.mark.parametrize("unit", ["A paragraph about {}. ", "这一段说的是第{}件事情。"])
+@pytest.mark.parametrize("between", ["\n\n", " ", "\n"])
+def test_what_is_inserted_at_the_top_changes_few_chunks(unit: str, between: str) -> None:
+    paragraphs = [unit.format(n) * 3 for n in range(300)]
+    before = {piece.text for piece in chunk(between.join(paragraphs))}
+    after = {piece.text for piece in chunk(between.join(["Quite new here. " * 5, *paragraphs]))}
+    assert len(after - before) <= len(before) / 4

@@ -17,7 +17,7 @@ from murmurate.core.errors import (
     WorkerUnreachableError,
 )
 from murmurate.core.ports import Log
-from murmurate.knowledge.changes import FILE_BYTES_MAX, document_id
+from murmurate.knowledge.changes import document_id
 from murmurate.knowledge.ingest import DROP, PUT, DocumentBody, Progress, Step
 from murmurate.knowledge.ports import (
     Document,
@@ -30,7 +30,8 @@ from murmurate.knowledge.ports import (
     Problem,
     Term,
 )
-from murmurate.knowledge.service import Collections, ranked
+from murmurate.knowledge.rules import FILE_BYTES_MAX, Rules
+from murmurate.knowledge.service import Collections, Source, ranked
 from tests.fakes import FakeClock, RecordingTracer
 
 T = "default"
@@ -56,7 +57,7 @@ class FakeLibrary:
     down: int = 0
     """How many calls of the index fail before the worker is back."""
 
-    async def listing(self, folder: str, *, files_max: int) -> Listing:
+    async def listing(self, folder: str, rules: Rules) -> Listing:
         if not self.folder_is_there:
             raise FolderMissingError(f"{folder}: the folder is not there")
         if self.listed is not None:
@@ -65,7 +66,10 @@ class FakeLibrary:
             FileSeen(path, self.sizes.get(path, len(text)), self.times_ns.get(path, 1))
             for path, text in sorted(self.files.items())
         ]
-        return Listing(tuple(files[:files_max]), self.problems)
+        return Listing(tuple(files[: rules.files_max]), self.problems)
+
+    async def fingerprint(self, folder: str, rules: Rules) -> str:
+        return str(await self.listing(folder, rules))
 
     async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:
         self.extracted.append(path)
@@ -133,7 +137,7 @@ def collections_of(library: FakeLibrary, log: Log | None = None) -> Collections:
         log=log or MemoryLog(clock=clock),
         clock=clock,
         tracer=RecordingTracer(),
-        folders={"docs": "/docs"},
+        sources={"docs": Source("/docs")},
     )
 
 

@@ -17,6 +17,7 @@ from murmurate.adapters.minilm import DIMENSIONS, MiniLM
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import DocumentUnreadableError, FolderMissingError
 from murmurate.knowledge.ports import Document, Found, LibraryState
+from murmurate.knowledge.rules import Rules
 from murmurate.workers.boot import LibraryBoot
 from murmurate.workers.library import LibraryWorker
 from murmurate.workers.lifeline import EXIT_ORPHANED
@@ -286,14 +287,14 @@ def test_files_are_listed_and_read_by_the_worker(folder: Path) -> None:
     (documents / "b.md").write_bytes(b"\x00")
 
     async def story(worker: Worker) -> None:
-        listing = await worker.client.listing(str(documents), files_max=10)
+        listing = await worker.client.listing(str(documents), Rules())
         assert [file.path for file in listing.files] == ["a.md", "b.md"]
         found = await worker.client.extract(str(documents), "a.md", bytes_max=1000)
         assert (found.text, found.title) == ("# Title\n", "Title")
         with pytest.raises(DocumentUnreadableError):
             await worker.client.extract(str(documents), "b.md", bytes_max=1000)
         with pytest.raises(FolderMissingError):
-            await worker.client.listing(str(folder / "nope"), files_max=10)
+            await worker.client.listing(str(folder / "nope"), Rules())
 
     told(folder, story)
 

@@ -9,6 +9,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,14 @@ class KeywordIndex:
         return Asked(
             terms, tuple((int(searcher.doc(address)["row"][0]), score) for score, address in hits)
         )
+
+    def size_bytes(self) -> int:
+        """Return what the index takes on disk."""
+        total = 0
+        for file in self._folder.iterdir():
+            with suppress(FileNotFoundError):  # merged away meanwhile
+                total += file.stat().st_size
+        return total
 
     def close(self) -> None:
         """Wait for merges, so that nothing is left half-written."""

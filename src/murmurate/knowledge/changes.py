@@ -5,8 +5,7 @@ from hashlib import blake2b
 
 from murmurate.core.types import Frozen
 from murmurate.knowledge.ports import FileSeen, Listing, Problem
-
-FILE_BYTES_MAX = 20 * 1024 * 1024
+from murmurate.knowledge.rules import FILE_BYTES_MAX
 
 
 class Known(Frozen, frozen=True):
@@ -41,7 +40,9 @@ def document_id(collection: str, path: str) -> str:
     return blake2b(f"{collection}\0{path}".encode(), digest_size=16).hexdigest()
 
 
-def changes(listing: Listing, known: Mapping[str, Known]) -> Changes:
+def changes(
+    listing: Listing, known: Mapping[str, Known], *, file_bytes_max: int = FILE_BYTES_MAX
+) -> Changes:
     """Compare a listing with the known documents (by path).
 
     A file of the same size and time of change is taken as unchanged. One that has grown too large
@@ -56,8 +57,8 @@ def changes(listing: Listing, known: Mapping[str, Known]) -> Changes:
         before = known.get(file.path)
         if before and (before.size, before.mtime_ns) == (file.size, file.mtime_ns):
             unchanged += 1
-        elif file.size > FILE_BYTES_MAX:
-            limit_mb = FILE_BYTES_MAX >> 20
+        elif file.size > file_bytes_max:
+            limit_mb = file_bytes_max >> 20
             problems.append(Problem(file.path, f"{file.size >> 20} MB; the limit is {limit_mb}"))
         else:
             read.append(file)
@@ -70,6 +71,19 @@ def changes(listing: Listing, known: Mapping[str, Known]) -> Changes:
         and not (listing.ends_before and _parts(path) >= _parts(listing.ends_before))
     )
     return Changes(tuple(read), drop, unchanged, tuple(problems))
+
+
+def renamed(plan: Changes) -> tuple[tuple[Known, ...], tuple[Known, ...]]:
+    """Part the documents to drop: those whose file seems to have got another name, and the rest.
+
+    A renamed file keeps its size and time of change.
+    """
+    fresh = {(file.size, file.mtime_ns) for file in plan.read}
+    moved: list[Known] = []
+    gone: list[Known] = []
+    for known in plan.drop:
+        (moved if (known.size, known.mtime_ns) in fresh else gone).append(known)
+    return tuple(moved), tuple(gone)
 
 
 def index_changes(known: Iterable[Known], held: Mapping[str, str]) -> IndexChanges:
