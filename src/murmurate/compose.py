@@ -317,9 +317,12 @@ class Platform:
         """Return the state of every collection."""
         return await self._collections.status(tenant)
 
-    async def ingest(self, tenant: str, collections: Sequence[str]) -> AsyncGenerator[Any]:
+    async def ingest(
+        self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()
+    ) -> AsyncGenerator[Any]:
         """Read folders again and say how far it is."""
-        for name in collections or list(self._config.knowledge):
+        names = [*collections, *(self._holder(path) for path in paths)]
+        for name in dict.fromkeys(names) or list(self._config.knowledge):
             self._known(name)
             async with aclosing(self._collections.sync(tenant, name)) as steps:
                 async for step in steps:
@@ -333,6 +336,16 @@ class Platform:
             self._known(name)
         names = collections or list(self._config.knowledge)
         return await self._collections.search(tenant, names, question, limit=limit)
+
+    def _holder(self, path: str) -> str:
+        """Return the collection whose folder has this path in it; no file is looked at."""
+        for name, knowledge in self._config.knowledge.items():
+            if Path(path).is_relative_to(documents_path(knowledge.folder)):
+                return name
+        raise NotFoundError(
+            f"{path}: no collection's folder has it; put it into one, or configure its folder "
+            "as [knowledge.NAME] folder = …"
+        )
 
     def _known(self, name: str) -> None:
         if name not in self._config.knowledge:

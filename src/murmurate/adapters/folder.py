@@ -66,7 +66,8 @@ def listing(folder: str, rules: Rules) -> Listing:
             problems.append(Problem(relative, found))
             unseen.append(relative)
         else:
-            files.append(FileSeen(relative, found.st_size, found.st_mtime_ns))
+            times = (found.st_mtime_ns, found.st_ctime_ns)
+            files.append(FileSeen(relative, found.st_size, *times))
     return Listing(tuple(files), tuple(problems[:PROBLEMS_MAX]), tuple(unseen), ends_before)
 
 
@@ -75,7 +76,7 @@ def fingerprint(folder: str, rules: Rules) -> str:
     digest = hashlib.blake2b(digest_size=16)
     found = listing(folder, rules)
     for file in found.files:
-        digest.update(f"{file.path}\0{file.size}\0{file.mtime_ns}\0".encode())
+        digest.update(f"{file.path}\0{file.size}\0{file.mtime_ns}\0{file.ctime_ns}\0".encode())
     for problem in found.problems:
         digest.update(f"{problem.path}\0{problem.reason}\0".encode())
     return digest.hexdigest()

@@ -1,6 +1,6 @@
 """What to read, drop and leave: a folder's listing against what the log holds. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from hashlib import blake2b
 
 from murmurate.core.types import Frozen
@@ -41,9 +41,13 @@ def document_id(collection: str, path: str) -> str:
 
 
 def changes(
-    listing: Listing, known: Mapping[str, Known], *, file_bytes_max: int = FILE_BYTES_MAX
+    listing: Listing,
+    known: Mapping[str, Known],
+    *,
+    file_bytes_max: int = FILE_BYTES_MAX,
+    kept: Container[str] = (),
 ) -> Changes:
-    """Compare a listing with the known documents (by path).
+    """Compare a listing with the known documents (by path); those in `kept` are there all the same.
 
     A file of the same size and time of change is taken as unchanged. One that has grown too large
     is reported and keeps its last text, as does one that could not be looked at.
@@ -67,6 +71,7 @@ def changes(
         document
         for path, document in known.items()
         if path not in listed
+        and path not in kept
         and not _is_below(path, unseen)
         and not (listing.ends_before and _parts(path) >= _parts(listing.ends_before))
     )

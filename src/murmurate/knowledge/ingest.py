@@ -111,6 +111,10 @@ class Collection:
     problems: list[Problem] = field(default_factory=list[Problem])
     touched_ns: dict[str, int] = field(default_factory=dict[str, int])
     """Times of change of files that were rewritten with the same content."""
+    broken: dict[str, tuple[FileSeen, Problem]] = field(
+        default_factory=dict[str, tuple[FileSeen, Problem]]
+    )
+    """Files that could not be read as they are; they are tried again when they have changed."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def report(self, problem: Problem) -> None:
@@ -163,10 +167,11 @@ class Ingest:
                 yield step
         listing = await self._library.listing(folder, self._rules)
         self._state.problems = list(listing.problems)[:PROBLEMS_MAX]
-        files = self._untouched(listing.files, known)
+        files = self._untouched(self._unbroken(listing.files), known)
         plan = changes(
             msgspec.structs.replace(listing, files=files),
             known,
+            kept=self._state.broken,
             file_bytes_max=self._rules.file_bytes_max,
         )
         for problem in plan.problems:
@@ -235,12 +240,24 @@ class Ingest:
         await self._put(batch.taken())
         await self._put_done()
 
+    def _unbroken(self, files: Sequence[FileSeen]) -> list[FileSeen]:
+        """Leave out the files that were found to be broken and are still the same; report them."""
+        now = {file.path: file for file in files}
+        self._state.broken = {
+            path: (file, problem)
+            for path, (file, problem) in self._state.broken.items()
+            if now.get(path) == file
+        }
+        for _, problem in self._state.broken.values():
+            self._state.report(problem)
+        return [file for file in files if file.path not in self._state.broken]
+
     def _untouched(
         self, files: Sequence[FileSeen], known: Mapping[str, Known]
     ) -> tuple[FileSeen, ...]:
         """Return the files, with the known time for those whose new time brought nothing new."""
         return tuple(
-            FileSeen(file.path, file.size, known[file.path].mtime_ns)
+            msgspec.structs.replace(file, mtime_ns=known[file.path].mtime_ns)
             if file.path in known and self._state.touched_ns.get(file.path) == file.mtime_ns
             else file
             for file in files
@@ -287,6 +304,8 @@ class Ingest:
                 found = await reading
                 if isinstance(found, Problem):
                     self._state.report(found)
+                    if len(self._state.broken) < PROBLEMS_MAX:
+                        self._state.broken[file.path] = (file, found)
                     self._tally.failed += 1
                     done += 1
                     yield self._after(file, done, len(files), problem=found.reason)

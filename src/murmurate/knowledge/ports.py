@@ -8,11 +8,15 @@ from murmurate.knowledge.rules import Rules
 
 
 class FileSeen(Frozen, frozen=True):
-    """A file that could be read; `path` is relative to the folder, with slashes."""
+    """A file that could be read; `path` is relative to the folder, with slashes.
+
+    `ctime_ns` also changes when what the file is allowed to do does.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int = 0
 
 
 class Problem(Frozen, frozen=True):
