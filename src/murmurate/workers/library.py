@@ -24,7 +24,7 @@ import msgspec
 
 from murmurate.adapters.chunks import Changed, ChunkTable, Pending, is_damage
 from murmurate.adapters.folder import fingerprint, listing
-from murmurate.adapters.keywords import KeywordIndex, Words
+from murmurate.adapters.keywords import KeywordIndex, KeywordsDamagedError, Words
 from murmurate.adapters.library import (
     Drop,
     Embed,
@@ -40,7 +40,7 @@ from murmurate.adapters.minilm import BATCH, DIMENSIONS, GRAPH_VERSION, MiniLM
 from murmurate.adapters.parse import extract
 from murmurate.adapters.parser import Parser
 from murmurate.adapters.wire import serve
-from murmurate.core.errors import MissingPartError, OverloadedError
+from murmurate.core.errors import MissingPartError, OverloadedError, WorkerUnreachableError
 from murmurate.core.ports import Embeddings
 from murmurate.knowledge.ports import Found, Hit, LibraryState, Term
 from murmurate.knowledge.words import is_mostly_latin
@@ -420,11 +420,17 @@ class LibraryWorker:
         try:
             return await loop.run_in_executor(threads, lambda: step(*args, **options))
         except sqlite3.DatabaseError as error:
-            if is_damage(error):  # started again, the worker makes a new one
-                self._table.condemn()
-                self.failure = error
-                self._on_failure()
-            raise
+            if not is_damage(error):
+                raise
+            self._table.condemn()
+            fault: Exception = error
+        except KeywordsDamagedError as error:
+            self._keywords.condemn()
+            fault = error
+        # Started again, the worker makes what is broken anew; the caller asks once more.
+        self.failure = fault
+        self._on_failure()
+        raise WorkerUnreachableError("the index is damaged and is made anew") from fault
 
 
 async def main() -> None:
