@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from murmurate.knowledge.chunk import (
     FENCE_WEIGHT_MAX,
+    PART_CHARS_MAX,
     WEIGHT_FULL,
     WEIGHT_MAX,
     chunk,
@@ -249,3 +250,25 @@ def test_what_is_inserted_at_the_top_changes_few_chunks(unit: str, between: str)
     before = {piece.text for piece in chunk(between.join(paragraphs))}
     after = {piece.text for piece in chunk(between.join(["Quite new here. " * 5, *paragraphs]))}
     assert len(after - before) <= len(before) / 4
+
+
+def test_code_without_definitions_is_cut_between_lines() -> None:
+    text = '{"key": [1, 2, 3]},\n' * 300
+    pieces = chunk(text, "a.json")
+    assert len(pieces) > 3
+    assert all(piece.text.endswith("},") for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    "unit", ["x\n", "# h\n", "a", "\f", "word ", "Some words. " * 10 + "\n\n", "def f(): 0\n"]
+)
+@pytest.mark.parametrize("path", ["a.md", "a.py"])
+def test_a_huge_text_falls_into_chunks_of_the_usual_size(unit: str, path: str) -> None:
+    text = unit * ((PART_CHARS_MAX + 20_000) // len(unit))
+    pieces = chunk(text, path)
+    assert all(weight(piece.text) <= FENCE_WEIGHT_MAX for piece in pieces)
+    assert "".join("".join(piece.text for piece in pieces).split()) == "".join(text.split())
+    for piece in pieces[:: max(len(pieces) // 20, 1)]:
+        assert text[piece.start : piece.end] == piece.text
+        assert text.count("\n", 0, piece.start) + 1 == piece.line_first
+        assert text.count("\n", 0, piece.end) + 1 == piece.line_last

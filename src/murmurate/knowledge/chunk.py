@@ -12,9 +12,9 @@ because some blocks, chosen by their own content, always begin one.
 
 import re
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from murmurate.knowledge.code import definitions
 from murmurate.knowledge.formats import Language, language_of
@@ -32,6 +32,8 @@ HAN_WEIGHT = 1.8
 """A Chinese character says as much as 1.8 Latin ones: chunks of about 220 to 500."""
 HEADING_CHARS_MAX = 120
 PAGE_END = "\f"
+PART_CHARS_MAX = 500_000
+"""A longer text is cut in parts of this length first: the lines of 20 MB would take gigabytes."""
 ANCHORS = 16
 """One block in so many begins a chunk whatever stands before it."""
 MAN_TITLE_CHARS_MAX = 250
@@ -80,15 +82,16 @@ def chunk(text: str, path: str = "") -> list[Chunk]:
     The name in `path` says whether the text is source code, and of which language.
     """
     language = language_of(path)
-    newlines = [match.start() for match in re.finditer("\n", text)]
     chunks: list[Chunk] = []
-    for page, begin, page_text in _pages(text):
-        for from_, to, headings in _packed(page_text, language):
+    line, counted = 1, 0
+    for page, begin, part in _parts(text):
+        for from_, to, headings in _packed(part, language):
             start, end = begin + from_, begin + to
-            line_first = bisect_right(newlines, start - 1) + 1
-            line_last = bisect_right(newlines, end - 1) + 1
+            line += text.count("\n", counted, start)
+            last = line + text.count("\n", start, end)
             context = " > ".join(headings)
-            chunks.append(Chunk(text[start:end], start, end, line_first, line_last, context, page))
+            chunks.append(Chunk(text[start:end], start, end, line, last, context, page))
+            line, counted = last, end
     return chunks
 
 
@@ -115,15 +118,22 @@ def weight(text: str) -> float:
     return len(text) + (HAN_WEIGHT - 1) * len(_HAN_CHAR.findall(text))
 
 
-def _pages(text: str) -> Iterator[tuple[int | None, int, str]]:
-    """Yield number, start and text of each page; one without a number when there are none."""
-    if PAGE_END not in text:
-        yield None, 0, text
-        return
+def _parts(text: str) -> Iterator[tuple[int | None, int, str]]:
+    """Yield page, start and text of what is cut by itself; the page is None without form feeds."""
+    number = 1 if PAGE_END in text else None
     start = 0
-    for number, page in enumerate(text.split(PAGE_END), start=1):
-        yield number, start, page
-        start += len(page) + len(PAGE_END)
+    while start <= len(text):
+        end = text.find(PAGE_END, start)
+        end = len(text) if end < 0 else end
+        while end - start > PART_CHARS_MAX:
+            reach = start + PART_CHARS_MAX
+            at = max(text.rfind("\n\n", start, reach), 0) or text.rfind("\n", start, reach)
+            at = reach if at <= start else at
+            yield number, start, text[start:at]
+            start = at
+        yield number, start, text[start:end]
+        start = end + len(PAGE_END)
+        number = None if number is None else number + 1
 
 
 def _packed(text: str, language: Language | None) -> Iterator[tuple[int, int, tuple[str, ...]]]:
@@ -144,6 +154,9 @@ def _packed(text: str, language: Language | None) -> Iterator[tuple[int, int, tu
             open_ = open_[body_end:]
             open_weight = sum(weight(text[b.start : b.end]) for b in open_)
             has_body = False
+        elif full and open_weight > WEIGHT_MAX:  # nothing but headings
+            yield _span(open_)
+            open_, open_weight = [], 0.0
         open_.append(block)
         has_body = has_body or not block.is_heading
         open_weight += piece_weight
@@ -259,7 +272,7 @@ def _code_blocks(text: str, language: Language) -> Iterator[_Block]:
     starts = [lines[definition.first][0] for definition in found]
     for inner in stripped(text, 0, starts[0] if starts else len(text)):
         yield _Block(*inner, (), is_fence=True)
-    for definition, start, end in zip(found, starts, [*starts[1:], len(text)], strict=True):
+    for definition, (start, end) in zip(found, pairwise([*starts, len(text)]), strict=True):
         for inner in stripped(text, start, end):
             yield _Block(*inner, definition.signatures, is_fence=True, is_definition=True)
 
