@@ -9,6 +9,7 @@ import pytest
 
 from murmurate.adapters.parse import extract
 from murmurate.adapters.parser import Parser
+from murmurate.adapters.parser_child import CHARS_MAX
 from murmurate.core.errors import DocumentUnreadableError
 from murmurate.knowledge.ports import Extracted
 from tests.documents import docx, paragraph, pdf
@@ -61,6 +62,12 @@ def test_each_format_is_read_with_its_title(
     assert (found.title, found.text) == (title, text)
     assert found.sha256 == sha256(content).hexdigest()
     assert (found.size, found.mtime_ns) == (len(content), (tmp_path / name).stat().st_mtime_ns)
+
+
+def test_a_text_that_no_message_could_carry_is_refused(tmp_path: Path, parser: Parser) -> None:
+    (tmp_path / "a.log").write_bytes(b"x" * (CHARS_MAX + 1))
+    with pytest.raises(DocumentUnreadableError, match=f"a.log: its text is over {CHARS_MAX}"):
+        extract(str(tmp_path), "a.log", bytes_max=2 * CHARS_MAX, parser=parser)
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_a_long_function_is_cut_between_lines() -> None:
 @pytest.mark.parametrize("unit", ["A paragraph about {}. ", "这一段说的是第{}件事情。"])
 @pytest.mark.parametrize("between", ["\n\n", " ", "\n"])
 def test_what_is_inserted_at_the_top_changes_few_chunks(unit: str, between: str) -> None:
-    paragraphs = [unit.format(n) * 3 for n in range(300)]
+    paragraphs = [unit.format(n) * 3 for n in range(1000)]
     before = {piece.text for piece in chunk(between.join(paragraphs))}
     after = {piece.text for piece in chunk(between.join(["Quite new here. " * 5, *paragraphs]))}
     assert len(after - before) <= len(before) / 4

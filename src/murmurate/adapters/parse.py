@@ -7,6 +7,7 @@ from pathlib import Path
 from murmurate.adapters.encodings import decoded
 from murmurate.adapters.folder import content
 from murmurate.adapters.parser import Parser
+from murmurate.adapters.parser_child import CHARS_MAX
 from murmurate.core.errors import DocumentUnreadableError
 from murmurate.knowledge.formats import Format, format_of
 from murmurate.knowledge.ports import Extracted
@@ -35,6 +36,8 @@ def extract(folder: str, path: str, *, bytes_max: int, parser: Parser) -> Extrac
             own_title, text = parser.text(found.bytes, format_)
     except DocumentUnreadableError as error:
         raise DocumentUnreadableError(f"{path}: {error.detail}") from error
+    if len(text) > CHARS_MAX:
+        raise DocumentUnreadableError(f"{path}: its text is over {CHARS_MAX} characters")
     digest = hashlib.sha256(found.bytes).hexdigest()
     shown = (own_title or title(text, path, format_))[:TITLE_CHARS_MAX]
     return Extracted(text, shown, digest, found.size, found.mtime_ns)

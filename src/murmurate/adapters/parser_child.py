@@ -20,6 +20,8 @@ from murmurate.core.errors import DocumentUnreadableError
 from murmurate.knowledge.formats import Format
 
 LENGTH = struct.Struct(">Q")
+CHARS_MAX = 15_000_000
+"""So much text fits into one message whatever it is written in (`wire.FRAME_BYTES_MAX`)."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -29,7 +31,7 @@ class Bounds(msgspec.Struct, frozen=True):
     """Address space, the interpreter's own 200 MB included."""
     cpu_s_max: int = 30
     wall_s_max: float = 45.0
-    chars_max: int = 15_000_000
+    chars_max: int = CHARS_MAX
 
 
 class Parsed(msgspec.Struct, frozen=True):

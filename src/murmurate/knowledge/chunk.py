@@ -35,7 +35,9 @@ PAGE_END = "\f"
 PART_CHARS_MAX = 500_000
 """A longer text is cut in parts of this length first: the lines of 20 MB would take gigabytes."""
 ANCHORS = 16
-"""One block in so many begins a chunk whatever stands before it."""
+"""One block in so many begins a chunk, where no heading has begun one for long."""
+ANCHORED_AFTER = 2
+"""After so many chunks without a heading: in documents with sections the headings are enough."""
 MAN_TITLE_CHARS_MAX = 250
 """A manual's first line is padded to the width of the terminal."""
 WINDOW_CHARS_MAX = 300
@@ -141,16 +143,20 @@ def _packed(text: str, language: Language | None) -> Iterator[tuple[int, int, tu
     open_: list[_Block] = []
     open_weight = 0.0
     has_body = False
+    chunks_since = 0
     for block in _pieces(text, language):
         piece = text[block.start : block.end]
         piece_weight = weight(piece)
         full = open_weight + piece_weight > WEIGHT_MAX
+        is_start = block.is_heading or block.is_definition
+        chunks_since = 0 if is_start else chunks_since
         closes = open_weight >= WEIGHT_FULL and (
-            block.is_heading or block.is_definition or _is_anchor(piece)
+            is_start or (chunks_since >= ANCHORED_AFTER and _is_anchor(piece))
         )
         if (full or closes) and has_body:
             body_end = max(at for at, b in enumerate(open_, start=1) if not b.is_heading)
             yield _span(open_[:body_end])
+            chunks_since += 1
             open_ = open_[body_end:]
             open_weight = sum(weight(text[b.start : b.end]) for b in open_)
             has_body = False
@@ -201,12 +207,14 @@ def _pieces(text: str, language: Language | None) -> Iterator[_Block]:
 def _grouped(body: str, parts: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Join parts up to the limit; cut a part that is heavier by itself."""
     first: int | None = None
-    last = 0
+    last = groups = 0
     for start, end in [piece for part in parts for piece in _cut(body, *part)]:
         if first is not None:
-            anchored = last - first > WEIGHT_MAX // 3 and _is_anchor(body[start:end])
+            anchored = groups >= ANCHORED_AFTER and last - first > WEIGHT_MAX // 3
+            anchored = anchored and _is_anchor(body[start:end])
             if anchored or weight(body[first:end]) > WEIGHT_MAX:
                 yield first, last
+                groups += 1
                 first = None
         if first is None:
             first = start
