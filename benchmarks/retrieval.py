@@ -40,7 +40,7 @@ from murmurate.core.types import Passage, TraceRef
 from murmurate.knowledge import service
 from murmurate.knowledge.ports import Found
 from murmurate.knowledge.quote import CONFIDENCE_MIN, Features, features_of, quote
-from murmurate.knowledge.service import Collections
+from murmurate.knowledge.service import Collections, Source
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "build" / "retrieval"
@@ -196,7 +196,7 @@ async def search_under_ingest(client: LibraryClient, folder: Path) -> list[float
         log=MemoryLog(clock=SystemClock()),
         clock=SystemClock(),
         tracer=_Tracer(),
-        folders={COLLECTION: str(folder)},
+        sources={COLLECTION: Source(str(folder))},
     )
     times: list[float] = []
     syncing = asyncio.create_task(ingest(collections))
@@ -309,7 +309,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 log=log,
                 clock=SystemClock(),
                 tracer=_Tracer(),
-                folders={COLLECTION: str(folder)},
+                sources={COLLECTION: Source(str(folder))},
             )
             seconds = await ingest(collections)
             state = await client.state(TENANT, COLLECTION, wait_s=0)

@@ -257,8 +257,15 @@ class FakePlatform:
     async def knowledge(self, tenant: str) -> Sequence[Any]:
         return [{"collection": "docs", "tenant": tenant}]
 
-    async def ingest(self, tenant: str, collections: Sequence[str]) -> AsyncGenerator[Any]:
-        self.ingested.append(collections)
+    async def search(
+        self, tenant: str, collections: Sequence[str], question: str, *, limit: int
+    ) -> Sequence[Any]:
+        return [{"tenant": tenant, "in": list(collections), "question": question, "limit": limit}]
+
+    async def ingest(
+        self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()
+    ) -> AsyncGenerator[Any]:
+        self.ingested.append([*collections, *paths])
         try:
             for step in self.progress:
                 if isinstance(step, Exception):

@@ -18,7 +18,7 @@ from murmurate.core.types import Sampling
 from murmurate.gateway.auth import REGISTRY
 from murmurate.observe.metrics import Metrics
 from murmurate.observe.spans import Recorder
-from tests.fakes import FakeClock, FakeSandbox, RecordingLog, Saying, ask, seeded_ids
+from tests.fakes import FakeClock, FakeSandbox, RecordingLog, Saying, ask, seeded_ids, until
 
 CONFIG = parse(
     {
@@ -55,6 +55,8 @@ class Documents:
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
         self.version_now = "docs@1"
+        self.synced = 0
+        self.watched = 0
 
     def version(self, tenant: str, collections: Sequence[str]) -> str:
         return f"{tenant}:{self.version_now}"
@@ -63,7 +65,26 @@ class Documents:
         if self.failures:
             self.failures -= 1
             raise FolderMissingError("/docs is gone")
+        self.synced += 1
         yield f"{tenant}/{collection}"
+
+    async def search(
+        self, tenant: str, collections: Sequence[str], question: str, *, limit: int
+    ) -> list[str]:
+        return [f"{tenant} {collections} {question} {limit}"]
+
+    async def forget_removed(self, tenant: str) -> list[str]:
+        return ["older"]
+
+    def watch(self, tenant: str, name: str) -> "Documents":
+        return self
+
+    async def run(self) -> None:
+        """Watch: breaks once in a way that nobody foresaw, then sees nothing for ever."""
+        self.watched += 1
+        if self.watched == 1:
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
 
 
 class NoTraces:
@@ -201,6 +222,53 @@ def test_a_first_pass_that_takes_for_ever_does_not_keep_the_service_from_being_r
         assert (await service.readiness()).ready
 
     asyncio.run(story())
+
+
+def test_a_folder_is_read_then_watched_and_removed_collections_are_told() -> None:
+    async def story() -> None:
+        service, _, events = platform(failures=1)
+        documents: Any = service._collections
+        following = asyncio.create_task(service.follow())
+        await until(lambda: documents.watched == 2)
+        following.cancel()
+        assert documents.synced == 1
+        assert events.named("ingest.removed") == [{"collection": "older"}]
+        assert events.named("ingest.failed")[-1]["detail"] == "fault: ZeroDivisionError"
+
+    asyncio.run(story())
+
+
+def test_a_search_without_names_is_in_all_collections() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        assert await service.search("t", [], "q", limit=2) == ["t ['docs'] q 2"]
+        assert await service.search("t", ["docs"], "q", limit=2) == ["t ['docs'] q 2"]
+        with pytest.raises(NotFoundError, match="there are: docs"):
+            await service.search("t", ["docs", "no"], "q", limit=2)
+
+    asyncio.run(story())
+
+
+def test_an_ingest_of_files_reads_the_collection_that_has_them() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        paths = ["/docs/a.md", "/docs/deep/b.md"]
+        async with aclosing(service.ingest("default", [], paths=paths)) as steps:
+            assert [step async for step in steps] == ["default/docs"]
+        with pytest.raises(NotFoundError, match=r"/docs2/a\.md: no collection's folder has it"):
+            async with aclosing(service.ingest("default", [], paths=["/docs2/a.md"])) as steps:
+                await anext(steps)
+
+    asyncio.run(story())
+
+
+def test_the_rules_of_a_collection_are_those_of_the_configuration() -> None:
+    written = {"folder": "/d", "watch": False, "include": ["*.md"], "files_max": 7}
+    [knowledge] = parse({"knowledge": {"docs": written}}).knowledge.values()
+    source = compose.source_of(knowledge)
+    assert (source.folder, source.watch) == ("/d", False)
+    assert (source.rules.include, source.rules.files_max) == (("*.md",), 7)
+    assert "node_modules" in source.rules.exclude
 
 
 def test_an_unknown_collection_or_trace_is_not_found() -> None:

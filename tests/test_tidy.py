@@ -24,6 +24,8 @@ COVERED_ELSEWHERE = {
     # Run by the embedder that needs a graph; a sync is what the collections do.
     "adapters/minilm_graph.py": "tests/adapters/test_minilm.py",
     "knowledge/ingest.py": "tests/knowledge/test_service.py",
+    # Run by the process that it is the child of.
+    "adapters/parser_child.py": "tests/adapters/test_parser.py",
     # Messages without code: each is sent by the tests of the worker that gets it.
     "workers/boot.py": "tests/workers",
     # What wires real processes together is tested with real processes.
@@ -35,6 +37,7 @@ COVERED_ELSEWHERE = {
     "cli/ask.py": "tests/e2e",
     "cli/commands.py": "tests/e2e",
     "cli/doctor.py": "tests/e2e",
+    "cli/documents.py": "tests/e2e/test_documents.py",
     "cli/options.py": "tests/e2e",
     "cli/show.py": "tests/e2e",
     "cli/up.py": "tests/e2e",

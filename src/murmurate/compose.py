@@ -34,6 +34,7 @@ from murmurate.config import (
     EMBEDDER_NAME,
     Config,
     Engine,
+    KnowledgeConfig,
     ModelConfig,
     documents_path,
     listen_address,
@@ -54,7 +55,8 @@ from murmurate.gateway.quota import Rate
 from murmurate.gateway.service import Gateway, Limits
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
-from murmurate.knowledge.service import Collections
+from murmurate.knowledge.rules import Rules
+from murmurate.knowledge.service import Collections, Source
 from murmurate.observe.metrics import Metrics
 from murmurate.observe.sampling import Sampler
 from murmurate.observe.spans import Recorder, SpanRecord
@@ -111,13 +113,13 @@ class Service:
 def service(config: Config, outside: Outside, keys: Keys) -> Service:
     """Wire the stages from the bottom up."""
     metrics = Metrics()
-    folders = {name: str(documents_path(k.folder)) for name, k in config.knowledge.items()}
+    sources = {name: source_of(k) for name, k in config.knowledge.items()}
     collections = Collections(
         outside.library,
         log=outside.log,
         clock=outside.clock,
         tracer=outside.tracer,
-        folders=folders,
+        sources=sources,
     )
     sessions = chain(config, outside, collections, metrics)
     platform = Platform(config, outside, sessions, collections)
@@ -149,6 +151,17 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
         log=outside.events,
     )
     return Service(app, platform, collections, metrics, outside)
+
+
+def source_of(knowledge: KnowledgeConfig) -> Source:
+    """Return where a collection's documents are, and which files are documents."""
+    rules = Rules(
+        include=knowledge.include,
+        exclude=knowledge.exclude,
+        files_max=knowledge.files_max,
+        file_bytes_max=knowledge.file_bytes_max,
+    )
+    return Source(str(documents_path(knowledge.folder)), rules, watch=knowledge.watch)
 
 
 def chain(config: Config, outside: Outside, collections: Collections, metrics: Metrics) -> Sessions:
@@ -304,15 +317,62 @@ class Platform:
         """Return the state of every collection."""
         return await self._collections.status(tenant)
 
-    async def ingest(self, tenant: str, collections: Sequence[str]) -> AsyncGenerator[Any]:
+    async def ingest(
+        self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()
+    ) -> AsyncGenerator[Any]:
         """Read folders again and say how far it is."""
-        for name in collections or list(self._config.knowledge):
-            if name not in self._config.knowledge:
-                known = ", ".join(self._config.knowledge) or "none is configured"
-                raise NotFoundError(f"there is no collection {name!r}; there are: {known}")
+        names = [*collections, *(self._holder(path) for path in paths)]
+        for name in dict.fromkeys(names) or list(self._config.knowledge):
+            self._known(name)
             async with aclosing(self._collections.sync(tenant, name)) as steps:
                 async for step in steps:
                     yield step
+
+    async def search(
+        self, tenant: str, collections: Sequence[str], question: str, *, limit: int
+    ) -> Sequence[Any]:
+        """Return the passages of documents that may answer, best first; no names: of all."""
+        for name in collections:
+            self._known(name)
+        names = collections or list(self._config.knowledge)
+        return await self._collections.search(tenant, names, question, limit=limit)
+
+    def _holder(self, path: str) -> str:
+        """Return the collection whose folder has this path in it; no file is looked at."""
+        for name, knowledge in self._config.knowledge.items():
+            if Path(path).is_relative_to(documents_path(knowledge.folder)):
+                return name
+        raise NotFoundError(
+            f"{path}: no collection's folder has it; put it into one, or configure its folder "
+            "as [knowledge.NAME] folder = …"
+        )
+
+    def _known(self, name: str) -> None:
+        if name not in self._config.knowledge:
+            known = ", ".join(self._config.knowledge) or "none is configured"
+            raise NotFoundError(f"there is no collection {name!r}; there are: {known}")
+
+    async def follow(self) -> None:
+        """Read every collection, then again whenever its folder changes, until cancelled."""
+        try:
+            for name in await self._collections.forget_removed(TENANT):
+                self._outside.events.event("ingest.removed", collection=name)
+        except MurmurateError as error:
+            self._outside.events.event("ingest.failed", collection="", detail=str(error))
+        async with asyncio.TaskGroup() as following:
+            for name in self._first_pass:
+                following.create_task(self._follow(name))
+
+    async def _follow(self, name: str) -> None:
+        await self._read_first(name)
+        watch = self._collections.watch(TENANT, name)
+        while watch is not None:
+            try:
+                await watch.run()
+            except Exception as fault:  # noqa: BLE001 - one that nobody foresaw ends no watch
+                detail = f"fault: {type(fault).__name__}"
+                self._outside.events.event("ingest.failed", collection=name, detail=detail)
+                await self._outside.clock.sleep(FIRST_PASS_WAIT_S_MAX)
 
     async def first_pass(self) -> None:
         """Read every collection once at start, side by side: a fault in one stops no other."""

@@ -97,9 +97,27 @@ class AgentConfig(Section, frozen=True):
 
 
 class KnowledgeConfig(Section, frozen=True):
-    """A collection of documents."""
+    """A collection of documents: the files of a folder, read again whenever it changes.
+
+    `include` and `exclude` are patterns in the manner of `.gitignore`; hidden files and folders
+    are never read, and nothing outside the folder.
+    """
 
     folder: str
+    watch: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = (
+        "node_modules",
+        "bower_components",
+        "__pycache__",
+        "*.egg-info",
+        "*.min.js",
+        "*.min.css",
+        "*.lock",
+        "package-lock.json",
+    )
+    files_max: Annotated[int, Meta(ge=1, le=500_000)] = 50_000
+    file_bytes_max: Annotated[int, Meta(ge=1, le=200_000_000)] = 20 * 1024 * 1024
 
 
 class RouterConfig(Section, frozen=True):

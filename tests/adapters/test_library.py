@@ -12,6 +12,7 @@ from murmurate.adapters.library import (
     Embed,
     Extract,
     Find,
+    Fingerprint,
     Held,
     LibraryClient,
     List,
@@ -33,16 +34,18 @@ from murmurate.knowledge.ports import (
     Problem,
     Term,
 )
+from murmurate.knowledge.rules import Rules
 
-Messages = List | Extract | Held | Put | Drop | State | Find | Embed
+Messages = List | Fingerprint | Extract | Held | Put | Drop | State | Find | Embed
 DOCUMENT = Document("d", "a.md", "A", "s", "text")
 REPLIES: dict[type, object] = {
     List: Listing((FileSeen("a.md", 1, 2**62),), (Problem("b", "why"),)),
+    Fingerprint: "abc",
     Extract: Extracted("text", "A", "s", 1, 2),
     Held: {"d": "s"},
     Put: None,
     Drop: None,
-    State: LibraryState(3, 1, None),
+    State: LibraryState(3, 1, None, "minilm", 384, 99),
     Find: Found(
         (Hit("d", "c", "a.md", "A", "A > B", "text", 0, 4, 1, 1, None, 1.5),), (Term("w", 2.0),)
     ),
@@ -88,7 +91,8 @@ def story(tell: Callable[[], Coroutine[object, object, None]]) -> Callable[[], N
 async def test_every_message_and_reply_survives_the_wire() -> None:
     library = Library()
     async with connected(library) as client:
-        assert await client.listing("/f", files_max=9) == REPLIES[List]
+        assert await client.listing("/f", Rules()) == REPLIES[List]
+        assert await client.fingerprint("/f", Rules()) == REPLIES[Fingerprint]
         assert await client.extract("/f", "a.md", bytes_max=9) == REPLIES[Extract]
         assert await client.held("t", "c") == REPLIES[Held]
         await client.put("t", "c", [DOCUMENT])
@@ -97,7 +101,8 @@ async def test_every_message_and_reply_survives_the_wire() -> None:
         assert await client.find("t", ["c"], "问题?", limit=5) == REPLIES[Find]
         assert await client.embed(["one"]) == REPLIES[Embed]
     assert library.seen == [
-        List("/f", 9),
+        List("/f", Rules()),
+        Fingerprint("/f", Rules()),
         Extract("/f", "a.md", 9),
         Held("t", "c"),
         Put("t", "c", (DOCUMENT,)),

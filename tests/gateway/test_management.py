@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,25 @@ def test_an_ingest_that_breaks_off_says_so_in_its_last_line() -> None:
 @pytest.mark.parametrize("body", [b'{"collections":"docs"}', b'{"collection":[]}'])
 def test_a_wrong_ingest_body_is_a_400(body: bytes) -> None:
     assert House().post("/api/ingest", body).status == 400
+
+
+def test_an_ingest_may_name_files() -> None:
+    platform = FakePlatform()
+    House(platform=platform).post("/api/ingest", {"collections": ["a"], "paths": ["/b/c.md"]})
+    assert platform.ingested == [["a", "/b/c.md"]]
+
+
+def test_a_search_is_answered_for_the_caller_s_tenant() -> None:
+    answer = House().post("/api/search", {"question": "cats?", "collections": ["docs"], "limit": 2})
+    [passage] = answer.json()["passages"]
+    assert passage == {"tenant": "a", "in": ["docs"], "question": "cats?", "limit": 2}
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"question": ""}, {"question": "x", "limit": 51}, {"question": "x", "k": 1}]
+)
+def test_a_wrong_search_body_is_a_400(body: dict[str, Any]) -> None:
+    assert House().post("/api/search", body).status == 400
 
 
 def test_ingest_needs_the_scope_admin() -> None:

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from murmurate.knowledge.changes import (
-    FILE_BYTES_MAX,
     Known,
     changes,
     document_id,
     index_changes,
 )
 from murmurate.knowledge.ports import FileSeen, Listing, Problem
+from murmurate.knowledge.rules import FILE_BYTES_MAX
 
 
 def known(path: str, *, size: int = 1, mtime_ns: int = 1, sha256: str = "s") -> Known:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from murmurate.knowledge.chunk import (
     FENCE_WEIGHT_MAX,
+    PART_CHARS_MAX,
     WEIGHT_FULL,
     WEIGHT_MAX,
     chunk,
@@ -208,3 +209,66 @@ def test_windows_are_small() -> None:
     found = windows("A sentence of a quite ordinary length stands here. " * 18)
     assert all(200 <= len(window) <= 300 for window in found[:-1])
     assert len(found) == 4
+
+
+def test_a_page_ends_a_chunk_and_is_known_to_it() -> None:
+    text = "One sentence.\nTwo.\fThree.\f\fFive"
+    pieces = chunk(text)
+    assert [(piece.page, piece.text) for piece in pieces] == [
+        (1, "One sentence.\nTwo."),
+        (2, "Three."),
+        (4, "Five"),
+    ]
+    assert all(text[piece.start : piece.end] == piece.text for piece in pieces)
+    assert chunk("no pages")[0].page is None
+
+
+def test_code_is_cut_at_its_definitions_below_their_signatures() -> None:
+    body = "    value = compute(argument)\n" * 8
+    imports = "import module_of_mine\n" * 8
+    code = f"# not a heading\n{imports}\n\n\ndef first(a):\n{body}\n\n"
+    code += f"class A:\n    def b(self):\n{body}"
+    pieces = chunk(code, "module.py")
+    assert [piece.context for piece in pieces] == ["", "def first(a)", "class A"]
+    assert pieces[0].text == f"# not a heading\n{imports}".strip()
+    assert [piece.context for piece in chunk(code, "module.txt")] != ["", "def first(a)", "class A"]
+
+
+def test_a_long_function_is_cut_between_lines() -> None:
+    code = "def long():\n" + "".join(f"    line_{n} = {n}\n" for n in range(400))
+    pieces = chunk(code, "a.py")
+    assert len(pieces) > 3
+    assert {piece.context for piece in pieces} == {"def long()"}
+    assert all(weight(piece.text) <= FENCE_WEIGHT_MAX for piece in pieces)
+    assert all(code[piece.end : piece.end + 1] in {"\n", ""} for piece in pieces)
+
+
+@pytest.mark.parametrize("unit", ["A paragraph about {}. ", "这一段说的是第{}件事情。"])
+@pytest.mark.parametrize("between", ["\n\n", " ", "\n"])
+def test_what_is_inserted_at_the_top_changes_few_chunks(unit: str, between: str) -> None:
+    paragraphs = [unit.format(n) * 3 for n in range(1000)]
+    before = {piece.text for piece in chunk(between.join(paragraphs))}
+    after = {piece.text for piece in chunk(between.join(["Quite new here. " * 5, *paragraphs]))}
+    assert len(after - before) <= len(before) / 4
+
+
+def test_code_without_definitions_is_cut_between_lines() -> None:
+    text = '{"key": [1, 2, 3]},\n' * 300
+    pieces = chunk(text, "a.json")
+    assert len(pieces) > 3
+    assert all(piece.text.endswith("},") for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    "unit", ["x\n", "# h\n", "a", "\f", "word ", "Some words. " * 10 + "\n\n", "def f(): 0\n"]
+)
+@pytest.mark.parametrize("path", ["a.md", "a.py"])
+def test_a_huge_text_falls_into_chunks_of_the_usual_size(unit: str, path: str) -> None:
+    text = unit * ((PART_CHARS_MAX + 20_000) // len(unit))
+    pieces = chunk(text, path)
+    assert all(weight(piece.text) <= FENCE_WEIGHT_MAX for piece in pieces)
+    assert "".join("".join(piece.text for piece in pieces).split()) == "".join(text.split())
+    for piece in pieces[:: max(len(pieces) // 20, 1)]:
+        assert text[piece.start : piece.end] == piece.text
+        assert text.count("\n", 0, piece.start) + 1 == piece.line_first
+        assert text.count("\n", 0, piece.end) + 1 == piece.line_last

@@ -17,7 +17,7 @@ from murmurate.core.errors import (
     WorkerUnreachableError,
 )
 from murmurate.core.ports import Log
-from murmurate.knowledge.changes import FILE_BYTES_MAX, document_id
+from murmurate.knowledge.changes import document_id
 from murmurate.knowledge.ingest import DROP, PUT, DocumentBody, Progress, Step
 from murmurate.knowledge.ports import (
     Document,
@@ -30,7 +30,8 @@ from murmurate.knowledge.ports import (
     Problem,
     Term,
 )
-from murmurate.knowledge.service import Collections, ranked
+from murmurate.knowledge.rules import FILE_BYTES_MAX, Rules
+from murmurate.knowledge.service import Collections, Source, ranked
 from tests.fakes import FakeClock, RecordingTracer
 
 T = "default"
@@ -55,8 +56,11 @@ class FakeLibrary:
     is_partial: bool = False
     down: int = 0
     """How many calls of the index fail before the worker is back."""
+    events: list[str] = field(default_factory=list[str])
+    takes_s: float = 0.0
+    clock: FakeClock = field(default_factory=FakeClock)
 
-    async def listing(self, folder: str, *, files_max: int) -> Listing:
+    async def listing(self, folder: str, rules: Rules) -> Listing:
         if not self.folder_is_there:
             raise FolderMissingError(f"{folder}: the folder is not there")
         if self.listed is not None:
@@ -65,10 +69,14 @@ class FakeLibrary:
             FileSeen(path, self.sizes.get(path, len(text)), self.times_ns.get(path, 1))
             for path, text in sorted(self.files.items())
         ]
-        return Listing(tuple(files[:files_max]), self.problems)
+        return Listing(tuple(files[: rules.files_max]), self.problems)
+
+    async def fingerprint(self, folder: str, rules: Rules) -> str:
+        return str(await self.listing(folder, rules))
 
     async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:
         self.extracted.append(path)
+        self.clock.time_s += self.takes_s
         if path in self.broken:
             raise self.broken[path]
         text = self.files[path]
@@ -82,10 +90,12 @@ class FakeLibrary:
     async def put(self, tenant: str, collection: str, documents: Sequence[Document]) -> None:
         self._reach()
         self.batches.append(len(documents))
+        self.events += [f"put {document.path}" for document in documents]
         self.index.update({document.id: document for document in documents})
 
     async def drop(self, tenant: str, collection: str, ids: Sequence[str]) -> None:
         self._reach()
+        self.events.append("drop")
         for id_ in ids:
             self.index.pop(id_, None)
 
@@ -126,14 +136,16 @@ def story(tell: Callable[[], Coroutine[object, object, None]]) -> Callable[[], N
     return test
 
 
-def collections_of(library: FakeLibrary, log: Log | None = None) -> Collections:
-    clock = FakeClock()
+def collections_of(
+    library: FakeLibrary, log: Log | None = None, *, clock: FakeClock | None = None
+) -> Collections:
+    clock = clock or FakeClock()
     return Collections(
         library,
         log=log or MemoryLog(clock=clock),
         clock=clock,
         tracer=RecordingTracer(),
-        folders={"docs": "/docs"},
+        sources={"docs": Source("/docs")},
     )
 
 
@@ -225,6 +237,100 @@ async def test_a_broken_file_is_reported_and_the_others_go_on() -> None:
     assert status.documents == 2
     assert [problem.path for problem in status.problems] == ["d.bin", "b.md"]
     assert status.fault is None
+
+
+@story
+async def test_a_broken_file_is_tried_again_when_it_has_changed_and_not_before() -> None:
+    library = FakeLibrary({"a.md": "one", "b.md": "two"})
+    library.broken["b.md"] = DocumentUnreadableError("b.md: binary, not text")
+    collections = collections_of(library)
+    await synced(collections)
+    await synced(collections)
+    [status] = await collections.status(T)
+    assert [problem.path for problem in status.problems] == ["b.md"]
+    assert library.extracted == ["a.md", "b.md"]
+    library.times_ns["b.md"] = 2
+    del library.broken["b.md"]
+    await synced(collections)
+    [status] = await collections.status(T)
+    assert (status.documents, status.problems) == (2, ())
+
+
+@story
+async def test_a_renamed_file_is_dropped_only_after_its_new_name_is_read() -> None:
+    library = FakeLibrary({"a.md": "one", "z.md": "stays"}, times_ns={"a.md": 7})
+    collections = collections_of(library)
+    await synced(collections)
+    library.times_ns["b.md"] = 7
+    library.files = {"b.md": "one", "z.md": "stays"}
+    before = len(library.events)
+    await synced(collections)
+    assert library.events[before:] == ["put b.md", "drop"]
+    assert sorted(document.path for document in library.index.values()) == ["b.md", "z.md"]
+
+
+@story
+async def test_a_deleted_file_is_gone_before_others_are_read() -> None:
+    library = FakeLibrary({"a.md": "one"})
+    collections = collections_of(library)
+    await synced(collections)
+    library.files = {"b.md": "a new file"}
+    before = len(library.events)
+    await synced(collections)
+    assert library.events[before:] == ["drop", "put b.md"]
+
+
+@story
+async def test_a_collection_that_is_configured_no_more_is_forgotten() -> None:
+    library = FakeLibrary({"a.md": "one", "b.md": "two"})
+    log = MemoryLog(clock=FakeClock())
+    await synced(collections_of(library, log))
+    without = Collections(library, log=log, clock=FakeClock(), tracer=RecordingTracer(), sources={})
+    assert await without.forget_removed(T) == ["docs"]
+    assert library.index == {}
+    assert await log_of(log, "a.md") == []
+    assert await without.forget_removed(T) == []
+    assert await collections_of(library, log).forget_removed(T) == []
+
+
+@story
+async def test_progress_tells_bytes_failures_and_how_long_it_will_take() -> None:
+    clock = FakeClock()
+    library = FakeLibrary({f"{n}.md": "x" * 10 for n in range(4)}, pending=[3, 2, 0])
+    library.broken["0.md"] = DocumentUnreadableError("0.md: binary, not text")
+    library.takes_s, library.clock = 1.0, clock
+    collections = collections_of(library, clock=clock)
+    steps = await synced(collections)
+    reads = [step for step in steps if step.step is Step.READ]
+    assert [step.bytes for step in reads] == [10, 20, 30, 40]
+    assert {step.bytes_total for step in reads} == {40}
+    assert [step.failed for step in reads] == [1, 1, 1, 1]
+    assert reads[0].left_s is not None
+    assert reads[-1].left_s == 0.0
+    assert steps[-1].embedded == steps[-1].chunks == 3
+    assert [s.synced_ms for s in await collections.status(T)] == [clock.unix_ms()]
+    steps = await synced(collections)
+    assert [(step.step, step.unchanged, step.failed) for step in steps] == [(Step.DONE, 3, 1)]
+
+
+@story
+async def test_the_rules_of_a_collection_bound_what_is_read() -> None:
+    library = FakeLibrary({"a.md": "one", "b.md": "longer"})
+    rules = Rules(files_max=2, file_bytes_max=3)
+    collections = Collections(
+        library,
+        log=MemoryLog(clock=FakeClock()),
+        clock=FakeClock(),
+        tracer=RecordingTracer(),
+        sources={"docs": Source("/docs", rules, watch=True)},
+    )
+    await synced(collections)
+    assert library.extracted == ["a.md"]
+    [status] = await collections.status(T)
+    assert status.watched
+    assert [problem.path for problem in status.problems] == ["b.md"]
+    assert collections.watch(T, "docs") is not None
+    assert collections_of(library).watch(T, "docs") is None
 
 
 @story

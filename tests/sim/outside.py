@@ -24,6 +24,7 @@ from murmurate.knowledge.ports import (
     Listing,
     Term,
 )
+from murmurate.knowledge.rules import Rules
 from murmurate.knowledge.words import stem
 from murmurate.observe.spans import SpanRecord
 from tests.sim.faults import Outages
@@ -155,11 +156,15 @@ class SimLibrary:
         """Change a file of the folder."""
         self.editions[thing] += 1
 
-    async def listing(self, folder: str, *, files_max: int) -> Listing:
+    async def listing(self, folder: str, rules: Rules) -> Listing:
         """Return the files; see `Library`."""
-        del folder, files_max
+        del folder, rules
         await self._reach()
         return Listing(tuple(FileSeen(f"{t}.md", 10, n) for t, n in self.editions.items()), ())
+
+    async def fingerprint(self, folder: str, rules: Rules) -> str:
+        """Say what the folder looks like; see `Library`."""
+        return str(await self.listing(folder, rules))
 
     async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:
         """Read one file; see `Library`."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,13 @@ import pytest
 from murmurate.adapters.library import Embed, Find, Held, LibraryClient
 from murmurate.adapters.minilm import DIMENSIONS, MiniLM
 from murmurate.core.clock import SystemClock
-from murmurate.core.errors import DocumentUnreadableError, FolderMissingError
+from murmurate.core.errors import (
+    DocumentUnreadableError,
+    FolderMissingError,
+    WorkerUnreachableError,
+)
 from murmurate.knowledge.ports import Document, Found, LibraryState
+from murmurate.knowledge.rules import Rules
 from murmurate.workers.boot import LibraryBoot
 from murmurate.workers.library import LibraryWorker
 from murmurate.workers.lifeline import EXIT_ORPHANED
@@ -232,6 +238,53 @@ def test_a_damaged_index_file_is_started_anew_for_the_server_to_fill(folder: Pat
     told(folder, story)
 
 
+@pytest.mark.parametrize("part", ["*.store", "*.term", "meta.json"])
+def test_a_damaged_keyword_index_is_made_anew(folder: Path, part: str) -> None:
+    async def story(worker: Worker) -> None:
+        await worker.client.put(T, "docs", [CATS])
+        worker.kill()
+        for file in (folder / "index").glob(f"keywords-*/{part}"):
+            content = file.read_bytes()
+            first, last = len(content) // 3, len(content) // 2 + 1
+            file.write_bytes(content[:first] + b"\xa5" * (last - first) + content[last:])
+        worker.start()
+        try:
+            found = await worker.client.find(T, DOCS, "the cat", limit=5)
+        except WorkerUnreachableError:  # its supervisor would start it again
+            assert worker.forget() == 1
+            worker.start()
+            found = await worker.client.find(T, DOCS, "the cat", limit=5)
+        assert documents(found) == ["cats"]
+
+    told(folder, story)
+
+
+def test_a_table_that_breaks_under_the_worker_is_made_anew(folder: Path) -> None:
+    async def story(worker: Worker) -> None:
+        await worker.client.put(T, "docs", [CATS])
+        before = await worker.client.fingerprint(str(folder), Rules())
+        worker.kill()
+        path = folder / "index" / "index.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            [page] = connection.execute(
+                "SELECT rootpage FROM sqlite_master WHERE name = 'documents'"
+            ).fetchone()
+        with path.open("r+b") as file:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xa5" * 4096)
+        worker.start()
+        with suppress(WorkerUnreachableError):
+            await worker.client.held(T, "docs")
+        assert worker.forget() == 1
+        worker.start()
+        assert await worker.client.held(T, "docs") == {}
+        # A watching server sees by this that there is something to do.
+        assert await worker.client.fingerprint(str(folder), Rules()) != before
+
+    told(folder, story)
+
+
 def test_a_damaged_graph_costs_a_moment_and_no_vectors(folder: Path, graph: Path) -> None:
     damaged = folder / "index" / graph.name
     damaged.unlink()
@@ -286,14 +339,14 @@ def test_files_are_listed_and_read_by_the_worker(folder: Path) -> None:
     (documents / "b.md").write_bytes(b"\x00")
 
     async def story(worker: Worker) -> None:
-        listing = await worker.client.listing(str(documents), files_max=10)
+        listing = await worker.client.listing(str(documents), Rules())
         assert [file.path for file in listing.files] == ["a.md", "b.md"]
         found = await worker.client.extract(str(documents), "a.md", bytes_max=1000)
         assert (found.text, found.title) == ("# Title\n", "Title")
         with pytest.raises(DocumentUnreadableError):
             await worker.client.extract(str(documents), "b.md", bytes_max=1000)
         with pytest.raises(FolderMissingError):
-            await worker.client.listing(str(folder / "nope"), files_max=10)
+            await worker.client.listing(str(folder / "nope"), Rules())
 
     told(folder, story)
 

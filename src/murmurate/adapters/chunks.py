@@ -1,41 +1,50 @@
 """The chunk table of the index: documents, their chunks and vectors, in SQLite. Blocking.
 
 Everything in it can be made again from the log, so a damaged or outdated file is thrown away.
+Chunks are told apart by what they say: a document put again keeps the rows of the chunks that it
+still has, moved to their new places, and a chunk that was embedded anywhere is not embedded again.
 """
 
 import json
 import sqlite3
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from murmurate.adapters.keywords import Line
 from murmurate.core.errors import WorkerUnreachableError
 from murmurate.knowledge import chunk as chunking
-from murmurate.knowledge.chunk import windows
+from murmurate.knowledge.chunk import Chunk, windows
 from murmurate.knowledge.ports import Document
 
 FILE = "index.db"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _VERSION = _SCHEMA_VERSION * 1000 + chunking.VERSION
 _SCHEMA = """
 CREATE TABLE documents (
   number INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, collection TEXT NOT NULL,
   id TEXT NOT NULL, path TEXT NOT NULL, title TEXT NOT NULL, sha256 TEXT NOT NULL,
-  UNIQUE (tenant, collection, id));
+  pieces INTEGER NOT NULL, UNIQUE (tenant, collection, id));
 CREATE TABLE chunks (
-  row INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, context TEXT NOT NULL,
-  text TEXT NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
-  line_first INTEGER NOT NULL, line_last INTEGER NOT NULL, vector BLOB);
+  row INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, id BLOB NOT NULL,
+  said BLOB NOT NULL, context TEXT NOT NULL, text TEXT NOT NULL, start INTEGER NOT NULL,
+  "end" INTEGER NOT NULL, line_first INTEGER NOT NULL, line_last INTEGER NOT NULL, page INTEGER,
+  vector BLOB);
 CREATE INDEX chunks_document ON chunks (document);
-CREATE INDEX chunks_pending ON chunks (document) WHERE vector IS NULL;
+CREATE INDEX chunks_said ON chunks (said) WHERE vector NOT NULL;
+CREATE INDEX chunks_pending ON chunks (row, document) WHERE vector IS NULL;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-INSERT INTO facts VALUES ('generation', '0'), ('embedder', '');
+INSERT INTO facts VALUES ('generation', '0'), ('embedder', ''),
+  ('birth', lower(hex(randomblob(8))));
 """
 _ROWS = """
-SELECT row, collection, id, path, title, context, text, start, "end", line_first, line_last
+SELECT row, collection, documents.id, path, title, context, text, start, "end", line_first,
+  line_last, page
 FROM chunks JOIN documents ON number = document WHERE row IN (SELECT value FROM json_each(?))
 """
 
@@ -55,6 +64,7 @@ class Row:
     end: int
     line_first: int
     line_last: int
+    page: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +77,36 @@ class Pending:
     texts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a change of the table means for the other indexes."""
+
+    added: list[Line] = field(default_factory=list[Line])
+    removed: list[int] = field(default_factory=list[int])
+    vectors: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
+    """Rows among the added ones that had their vectors from the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The size of a collection; `pending` chunks have no vectors yet."""
+
+    documents: int
+    chunks: int
+    pending: int
+
+
 class ChunkTable:
     """Written by one thread, read by any. Survives a kill between any two statements."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         try:
+            if self._condemned().exists():
+                self._throw_away()
             self._writer = self._open()
         except sqlite3.DatabaseError:
-            for suffix in ("", "-wal", "-shm"):
-                self._path.with_name(FILE + suffix).unlink(missing_ok=True)
+            self._throw_away()
             self._writer = self._open()
         self._reader = sqlite3.connect(self._path, check_same_thread=False)
         self._reading = threading.Lock()
@@ -85,6 +115,14 @@ class ChunkTable:
         """Close both connections."""
         self._writer.close()
         self._reader.close()
+
+    def condemn(self) -> None:
+        """Let the next opening throw the file away: it was found to be damaged."""
+        self._condemned().touch()
+
+    def birth(self) -> str:
+        """Return what tells this file from every other one that stood, or will, in its place."""
+        return self._fact("birth")
 
     def generation(self) -> int:
         """Return the number of changes so far."""
@@ -95,42 +133,80 @@ class ChunkTable:
         query = "SELECT id, sha256 FROM documents WHERE tenant = ? AND collection = ?"
         return dict(map(tuple, self._read(query, (tenant, collection))))
 
-    def put(self, tenant: str, collection: str, documents: Sequence[Document]) -> list[Line]:
-        """Write documents and their chunks; return what the keyword index must add."""
-        lines: list[Line] = []
+    def put(self, tenant: str, collection: str, documents: Sequence[Document]) -> Changed:
+        """Write documents, in place of their older versions, with their chunks."""
+        changed = Changed()
         with self._change() as cursor:
             for document in documents:
+                pieces = chunking.chunk(document.text, document.path)
+                number = self._put_document(cursor, tenant, collection, (document, len(pieces)))
+                self._put_chunks(cursor, (number, tenant, collection), (document, pieces), changed)
+        return changed
+
+    def _put_document(
+        self, cursor: sqlite3.Cursor, tenant: str, collection: str, whole: tuple[Document, int]
+    ) -> int:
+        """Write a document's own row; return its number, the old one where there was one."""
+        document, pieces = whole
+        [(number,)] = cursor.execute(
+            "INSERT INTO documents (tenant, collection, id, path, title, sha256, pieces)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET path = excluded.path,"
+            " title = excluded.title, sha256 = excluded.sha256, pieces = excluded.pieces"
+            " RETURNING number",
+            (
+                tenant,
+                collection,
+                document.id,
+                document.path,
+                document.title,
+                document.sha256,
+                pieces,
+            ),
+        ).fetchall()
+        return int(number)
+
+    def _put_chunks(
+        self,
+        cursor: sqlite3.Cursor,
+        place: tuple[int, str, str],
+        whole: tuple[Document, list[Chunk]],
+        changed: Changed,
+    ) -> None:
+        """Move the chunks that the document still has, delete the others, add the new ones."""
+        number, tenant, collection = place
+        document, pieces = whole
+        held: dict[bytes, list[int]] = defaultdict(list)
+        for row, id_ in cursor.execute(
+            "SELECT row, id FROM chunks WHERE document = ? ORDER BY start DESC", (number,)
+        ):
+            held[id_].append(row)
+        for piece in pieces:
+            where = (piece.start, piece.end, piece.line_first, piece.line_last, piece.page)
+            heading = heading_of(document.path, document.title, piece.context)
+            id_ = _digest(heading, piece.context, piece.text)
+            if held[id_]:
                 cursor.execute(
-                    "INSERT INTO documents (tenant, collection, id, path, title, sha256)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        tenant,
-                        collection,
-                        document.id,
-                        document.path,
-                        document.title,
-                        document.sha256,
-                    ),
+                    'UPDATE chunks SET start = ?, "end" = ?, line_first = ?, line_last = ?,'
+                    " page = ? WHERE row = ?",
+                    (*where, held[id_].pop()),
                 )
-                number = cursor.lastrowid
-                for piece in chunking.chunk(document.text):
-                    cursor.execute(
-                        "INSERT INTO chunks (document, context, text, start, end, line_first,"
-                        " line_last) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        (
-                            number,
-                            piece.context,
-                            piece.text,
-                            piece.start,
-                            piece.end,
-                            piece.line_first,
-                            piece.line_last,
-                        ),
-                    )
-                    assert cursor.lastrowid is not None
-                    heading = heading_of(document.path, document.title, piece.context)
-                    lines.append(Line(cursor.lastrowid, tenant, collection, heading, piece.text))
-        return lines
+                continue
+            said = _digest(tenant, embedded_heading(document.title, piece.context), piece.text)
+            known = cursor.execute(
+                "SELECT vector FROM chunks WHERE said = ? AND vector NOT NULL LIMIT 1", (said,)
+            ).fetchone()
+            cursor.execute(
+                "INSERT INTO chunks (document, id, said, context, text, start, end, line_first,"
+                " line_last, page, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, id_, said, piece.context, piece.text, *where, known and known[0]),
+            )
+            assert cursor.lastrowid is not None
+            changed.added.append(Line(cursor.lastrowid, tenant, collection, heading, piece.text))
+            if known:
+                changed.vectors.append((cursor.lastrowid, known[0]))
+        gone = [row for rows in held.values() for row in rows]
+        cursor.executemany("DELETE FROM chunks WHERE row = ?", [(row,) for row in gone])
+        changed.removed.extend(gone)
 
     def drop(self, tenant: str, collection: str, ids: Sequence[str]) -> list[int]:
         """Delete documents; return the rows of their chunks."""
@@ -162,41 +238,63 @@ class ChunkTable:
         ):
             yield Line(row, tenant, collection, heading_of(path, title, context), text)
 
-    def count(self, tenant: str, collection: str) -> tuple[int, int]:
-        """Return how many chunks a collection has, and how many of them have no vector."""
-        [(chunks, vectors)] = self._read(
-            "SELECT count(*), count(vector) FROM chunks JOIN documents ON number = document"
+    def count(self, tenant: str, collection: str) -> Counts:
+        """Return how many documents and chunks a collection has, and how many without vectors."""
+        place = (tenant, collection)
+        [(documents, chunks)] = self._read(
+            "SELECT count(*), ifnull(sum(pieces), 0) FROM documents"
             " WHERE tenant = ? AND collection = ?",
-            (tenant, collection),
+            place,
         )
-        return chunks, chunks - vectors
+        [(pending,)] = self._read(
+            "SELECT count(*) FROM chunks JOIN documents ON number = document"
+            " WHERE vector IS NULL AND tenant = ? AND collection = ?",
+            place,
+        )
+        return Counts(documents, chunks, pending)
 
-    def use_embedder(self, name: str) -> None:
+    def size_bytes(self) -> int:
+        """Return what the table takes on disk."""
+        total = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                total += self._path.with_name(FILE + suffix).stat().st_size
+        return total
+
+    def use_embedder(self, name: str, dimensions: int) -> None:
         """Throw away vectors of any other embedder."""
-        if self._fact("embedder") != name:
+        embedder = f"{name}/{dimensions}"
+        if self._fact("embedder") != embedder:
             with self._writer:
                 self._writer.execute("UPDATE chunks SET vector = NULL WHERE vector NOT NULL")
-                self._writer.execute("UPDATE facts SET value = ? WHERE name = 'embedder'", (name,))
+                self._writer.execute(
+                    "UPDATE facts SET value = ? WHERE name = 'embedder'", (embedder,)
+                )
 
-    def pending(self, *, limit: int) -> list[Pending]:
-        """Return some chunks that have no vectors yet."""
-        found = self._writer.execute(
+    def pending(self, *, after: int, limit: int) -> list[Pending]:
+        """Return the first chunks behind the row `after` that have no vectors yet."""
+        found = self._read(
             "SELECT row, tenant, collection, title, context, text"
-            " FROM chunks JOIN documents ON number = document WHERE vector IS NULL LIMIT ?",
-            (limit,),
+            " FROM chunks JOIN documents ON number = document"
+            " WHERE vector IS NULL AND row > ? ORDER BY row LIMIT ?",
+            (after, limit),
         )
         return [
             Pending(row, tenant, collection, embedded_texts(title, context, text))
             for row, tenant, collection, title, context, text in found
         ]
 
-    def set_vectors(self, vectors: Sequence[tuple[int, bytes]]) -> None:
-        """Store the vectors of rows, one behind the other; none at all is an answer too."""
+    def set_vectors(self, vectors: Sequence[tuple[int, bytes]]) -> set[int]:
+        """Keep vectors by row; return the rows that still exist."""
+        kept: set[int] = set()
         with self._writer:
-            self._writer.executemany(
-                "UPDATE chunks SET vector = ? WHERE row = ?",
-                [(vector, row) for row, vector in vectors],
-            )
+            for row, vector in vectors:
+                updated = self._writer.execute(
+                    "UPDATE chunks SET vector = ? WHERE row = ?", (vector, row)
+                )
+                if updated.rowcount:
+                    kept.add(row)
+        return kept
 
     def vectors(self) -> Iterator[tuple[int, str, str, bytes]]:
         """Yield row, tenant, collection and vectors of all chunks that were embedded."""
@@ -205,9 +303,18 @@ class ChunkTable:
             yield from connection.execute(
                 "SELECT row, tenant, collection, vector"
                 " FROM chunks JOIN documents ON number = document WHERE vector NOT NULL"
+                " ORDER BY row"
             )
         finally:
             connection.close()
+
+    def _condemned(self) -> Path:
+        return self._path.with_name(f"{FILE}.damaged")
+
+    def _throw_away(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(FILE + suffix).unlink(missing_ok=True)
+        self._condemned().unlink(missing_ok=True)
 
     def _open(self) -> sqlite3.Connection:
         """Open the file, and make it anew when another version wrote it."""
@@ -262,12 +369,27 @@ class _Change:
             raise WorkerUnreachableError(f"the index cannot be written: {cause}") from cause
 
 
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Say whether the file itself is broken, so that only a new one helps."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def heading_of(path: str, title: str, context: str) -> str:
     """Return what the keyword index reads as a chunk's title."""
     return f"{path} {title} {context}" if title not in context else f"{path} {context}"
 
 
+def embedded_heading(title: str, context: str) -> str:
+    """Return what the embedder reads above a chunk's text: its nearest heading."""
+    return context.rsplit(" > ", 1)[-1] or title
+
+
 def embedded_texts(title: str, context: str, text: str) -> tuple[str, ...]:
     """Return what the embedder reads: windows of the text, each below its nearest heading."""
-    heading = context.rsplit(" > ", 1)[-1] or title
+    heading = embedded_heading(title, context)
     return tuple(f"{heading}\n{window}" for window in windows(text))
+
+
+def _digest(*parts: str) -> bytes:
+    return blake2b("\0".join(parts).encode(), digest_size=16).digest()

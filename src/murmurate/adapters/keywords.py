@@ -8,7 +8,8 @@ import math
 import shutil
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ TITLE_BOOST = 0.25
 JIEBA_CACHE = "jieba.cache"
 _SCHEMA_VERSION = 1
 _MARK = "\0generation"
+
+
+class KeywordsDamagedError(Exception):
+    """The files of the index are broken: condemned, it is made anew at the next opening."""
 
 
 class Words:
@@ -121,6 +126,9 @@ class KeywordIndex:
         schema.add_text_field("mark", tokenizer_name="raw", index_option="basic")
         schema.add_unsigned_field("generation", stored=True)
         self._schema = schema.build()
+        if self._condemned().exists():
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._condemned().unlink()
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._index = tantivy.Index(self._schema, path=str(self._folder))
@@ -131,12 +139,20 @@ class KeywordIndex:
         self._writer: Any = self._index.writer(HEAP_BYTES, 1)
         self._index.reload()
 
+    def _condemned(self) -> Path:
+        return self._folder.with_name(f"{self._folder.name}.damaged")
+
+    def condemn(self) -> None:
+        """Let the next opening throw the files away."""
+        self._condemned().touch()
+
     def generation(self) -> int:
         """Return what the last commit was given, 0 for a new index."""
-        searcher = self._index.searcher()
-        query = tantivy.Query.term_query(self._schema, "mark", _MARK)
-        for _, address in searcher.search(query, 1, count=False).hits:
-            return int(searcher.doc(address)["generation"][0])
+        with _intact():
+            searcher = self._index.searcher()
+            query = tantivy.Query.term_query(self._schema, "mark", _MARK)
+            for _, address in searcher.search(query, 1, count=False).hits:
+                return int(searcher.doc(address)["generation"][0])
         return 0
 
     def clear(self) -> None:
@@ -168,12 +184,19 @@ class KeywordIndex:
         mark.add_text("mark", _MARK)
         mark.add_unsigned("generation", generation)
         self._writer.add_document(mark)
-        self._writer.commit()
-        self._index.reload()
+        with _intact():
+            self._writer.commit()
+            self._index.reload()
 
     def find(self, tenant: str, collections: Sequence[str], question: str, *, limit: int) -> Asked:
-        """Return the rows with the question's words, by BM25."""
+        """Return the rows with the question's words, by BM25. `KeywordsDamagedError`."""
         words = self._words.of_question(question)
+        with _intact():
+            return self._find(tenant, collections, words, limit=limit)
+
+    def _find(
+        self, tenant: str, collections: Sequence[str], words: list[str], *, limit: int
+    ) -> Asked:
         searcher = self._index.searcher()
         total = max(searcher.num_docs, 1)
         terms = tuple((word, self._rarity(searcher, total, word)) for word in words)
@@ -190,6 +213,14 @@ class KeywordIndex:
         return Asked(
             terms, tuple((int(searcher.doc(address)["row"][0]), score) for score, address in hits)
         )
+
+    def size_bytes(self) -> int:
+        """Return what the index takes on disk."""
+        total = 0
+        for file in self._folder.iterdir():
+            with suppress(FileNotFoundError):  # merged away meanwhile
+                total += file.stat().st_size
+        return total
 
     def close(self) -> None:
         """Wait for merges, so that nothing is left half-written."""
@@ -213,3 +244,16 @@ class KeywordIndex:
             boosted = tantivy.Query.boost_query(title, TITLE_BOOST)
             alternatives.append((tantivy.Occur.Should, boosted))
         return tantivy.Query.boolean_query(alternatives)
+
+
+@contextmanager
+def _intact() -> Generator[None]:
+    """Tell what tantivy says of broken files from everything else."""
+    try:
+        yield
+    except ValueError as cause:
+        raise KeywordsDamagedError(str(cause)) from cause
+    except BaseException as cause:
+        if type(cause).__name__ == "PanicException":  # a Rust panic, which has no class to import
+            raise KeywordsDamagedError(str(cause)) from cause
+        raise

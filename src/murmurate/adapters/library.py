@@ -8,10 +8,12 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import WorkerUnreachableError
 from murmurate.core.ports import Embeddings
 from murmurate.knowledge.ports import Document, Extracted, Found, LibraryState, Listing
+from murmurate.knowledge.rules import Rules
 
 FIND_S = 10.0
-EXTRACT_S = 60.0
-LISTING_S = 60.0
+EXTRACT_S = 300.0
+"""The worker gives up on a file after 45 s; a few may wait for it before."""
+LISTING_S = 300.0
 INDEX_S = 300.0
 EMBED_S = 60.0
 STATE_S = 10.0
@@ -24,9 +26,18 @@ class List(Message[Listing], frozen=True, tag=True):
     """Say which files stand below a folder."""
 
     folder: str
-    files_max: int
+    rules: Rules
 
     reply: ClassVar[Any] = Listing
+
+
+class Fingerprint(Message[str], frozen=True, tag=True):
+    """Say in short what stands below a folder, and which index it is compared with."""
+
+    folder: str
+    rules: Rules
+
+    reply: ClassVar[Any] = str
 
 
 class Extract(Message[Extracted], frozen=True, tag=True):
@@ -108,9 +119,13 @@ class LibraryClient:
         self._caller = Caller(path, clock=clock)
         self._clock = clock
 
-    async def listing(self, folder: str, *, files_max: int) -> Listing:
+    async def listing(self, folder: str, rules: Rules) -> Listing:
         """Return the files below `folder`; see `Library`."""
-        return await self._call(List(folder, files_max), timeout_s=LISTING_S)
+        return await self._call(List(folder, rules), timeout_s=LISTING_S)
+
+    async def fingerprint(self, folder: str, rules: Rules) -> str:
+        """Return a text that changes with the folder; see `Library`."""
+        return await self._call(Fingerprint(folder, rules), timeout_s=LISTING_S)
 
     async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:
         """Read and parse one file; see `Library`."""

@@ -8,7 +8,7 @@ import msgspec
 from murmurate.agents.ports import AgentTool, Effect, Sandbox, ToolContext, ToolResult
 from murmurate.core.errors import ToolFailedError
 from murmurate.core.ports import Knowledge, Tracer
-from murmurate.core.types import Origin, OriginKind, Tool
+from murmurate.core.types import Origin, OriginKind, Passage, Tool
 
 PASSAGES_MAX = 5
 EXPRESSION_CHARS_MAX = 400
@@ -53,15 +53,19 @@ class Search:
             )
             best = max((passage.confidence for passage in passages), default=0.0)
             span.note(passages=len(passages), confidence=round(best, 3))
-        found = [
-            {"path": p.path, "lines": f"{p.line_first}-{p.line_last}", "text": p.text}
-            for p in passages
-        ]
+        found = [_shown(passage) for passage in passages]
         # What stands in a document is data, whoever wrote it: it never speaks for the user.
         origin = Origin(OriginKind.DOCUMENT, ",".join(context.collections))
         return ToolResult(
             msgspec.json.encode({"passages": found}).decode(), origin, tuple(passages)
         )
+
+
+def _shown(passage: Passage) -> dict[str, str | int]:
+    """Return a passage as the model reads it."""
+    page = {} if passage.page is None else {"page": passage.page}
+    lines = f"{passage.line_first}-{passage.line_last}"
+    return {"path": passage.path, **page, "lines": lines, "text": passage.text}
 
 
 class Calculate:

@@ -117,7 +117,8 @@ def quoted(citation: Citation) -> str:
     """Return a quotation as the user reads it: the words, then where they stand."""
     first, last = citation.line_first, citation.line_last
     lines = f"line {first}" if first == last else f"lines {first}-{last}"
-    return f"{citation.quote}\n\n(quoted from {citation.path}, {lines})"
+    page = "" if citation.page is None else f"page {citation.page}, "
+    return f"{citation.quote}\n\n(quoted from {citation.path}, {page}{lines})"
 
 
 def unknown(question: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +11,6 @@ from urllib.parse import quote
 import click
 
 from murmurate.cli.client import (
-    CUT,
     STRANGE,
     RefusedError,
     Server,
@@ -19,7 +18,6 @@ from murmurate.cli.client import (
     events,
     fetch,
     find,
-    lines,
 )
 from murmurate.cli.options import connected
 from murmurate.core.errors import MurmurateError
@@ -90,31 +88,6 @@ def chat(model: str, session: str, *, url: str | None, key: str | None, state: P
 
 
 @click.command()
-@click.argument("collections", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines.")
-@connected
-def ingest(
-    collections: tuple[str, ...], *, as_json: bool, url: str | None, key: str | None, state: Path
-) -> None:
-    """Read the documents of the configured collections again; only changes are read.
-
-    \b
-    Examples:
-      murmurate ingest            all collections
-      murmurate ingest docs       one of them
-    """
-    server = find(url, key, state)
-    steps = until_done(lines(call(server, "/api/ingest", {"collections": list(collections)})))
-    if as_json:
-        for step in steps:
-            click.echo(json.dumps(step, ensure_ascii=False))
-        return
-    from murmurate.cli.show import ingest_progress  # noqa: PLC0415 - rich loads only where drawn
-
-    ingest_progress(steps)
-
-
-@click.command()
 @click.argument("trace_id")
 @click.option("--json", "as_json", is_flag=True, help="The spans as JSON.")
 @connected
@@ -134,18 +107,6 @@ def trace(trace_id: str, *, as_json: bool, url: str | None, key: str | None, sta
     from murmurate.cli.show import trace_tree  # noqa: PLC0415 - the span type is needed only here
 
     click.echo(trace_tree(answer["spans"]))
-
-
-def until_done(steps: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass the steps of an ingest on; raise when they break off before the end."""
-    last: str | None = None
-    for step in steps:
-        last = step.get("step")
-        if last is None:
-            raise RefusedError(STRANGE)
-        yield step
-    if last not in {None, "done"}:
-        raise RefusedError(CUT)
 
 
 def say(text: str) -> None:

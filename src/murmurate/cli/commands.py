@@ -15,7 +15,9 @@ COMMANDS = {
     "up": "murmurate.cli.up",
     "ask": "murmurate.cli.ask",
     "chat": "murmurate.cli.ask",
-    "ingest": "murmurate.cli.ask",
+    "ingest": "murmurate.cli.documents",
+    "search": "murmurate.cli.documents",
+    "knowledge": "murmurate.cli.documents",
     "trace": "murmurate.cli.ask",
     "doctor": "murmurate.cli.doctor",
 }

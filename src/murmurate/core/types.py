@@ -152,7 +152,10 @@ class ToolCall(Frozen, frozen=True, tag="tool_call"):
 
 
 class Citation(Frozen, frozen=True):
-    """Where a quoted passage stands: characters and lines of the document's extracted text."""
+    """Where a quoted passage stands: characters and lines of the document's extracted text.
+
+    `page` counts from 1; None where the document has no pages.
+    """
 
     document: str
     path: str
@@ -162,6 +165,7 @@ class Citation(Frozen, frozen=True):
     line_last: int
     quote: str
     score: float
+    page: int | None = None
 
 
 class Cited(Frozen, frozen=True, tag="cited"):
@@ -212,7 +216,8 @@ class Passage(Frozen, frozen=True):
     """A retrieved piece of a document.
 
     `score` is the fused rank score that orders passages; `confidence` (0 to 1) is the measured
-    chance that the passage answers the question, which thresholds are set on.
+    chance that the passage answers the question, which thresholds are set on. A passage never
+    crosses the end of a page; `page` is None where the document has none.
     """
 
     document: str
@@ -225,6 +230,7 @@ class Passage(Frozen, frozen=True):
     line_last: int
     score: float
     confidence: float
+    page: int | None = None
 
 
 class Caller(Frozen, frozen=True):

@@ -310,6 +310,7 @@ def annotations(citations: Sequence[Citation]) -> list[dict[str, Any]]:
                 "end_index": citation.end,
                 "first_line": citation.line_first,
                 "last_line": citation.line_last,
+                **({} if citation.page is None else {"page": citation.page}),
                 "quote": citation.quote,
                 "score": round(citation.score, 4),
             },

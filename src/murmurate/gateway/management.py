@@ -1,8 +1,10 @@
 """Questions about the service itself: models, health, metrics, traces, sessions, knowledge."""
 
 from contextlib import aclosing
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from murmurate.core.errors import ForbiddenError, ModelUnknownError, MurmurateError
 from murmurate.core.ports import Span
@@ -12,13 +14,27 @@ from murmurate.gateway.exchange import LINES, Exchange
 from murmurate.gateway.ports import Meter, Platform
 from murmurate.gateway.validate import decode
 
+QUESTION_CHARS_MAX = 8000
+PASSAGES_MAX = 50
 LOOPBACK = ("127.0.0.1", "::1", "")
 
 
 class IngestBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /api/ingest`: which collections to read again; none means all."""
+    """The body of `POST /api/ingest`: which collections to read again; none means all.
+
+    `paths` names collections by files or folders of theirs, as absolute paths on the server.
+    """
 
     collections: list[str] = []
+    paths: list[str] = []
+
+
+class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /api/search`; no collections means all."""
+
+    question: Annotated[str, Meta(min_length=1, max_length=QUESTION_CHARS_MAX)]
+    collections: list[str] = []
+    limit: Annotated[int, Meta(ge=1, le=PASSAGES_MAX)] = 5
 
 
 class Management:
@@ -66,6 +82,15 @@ class Management:
         state = await self._platform.knowledge(caller.tenant)
         await exchange.answer_json(200, {"collections": state})
 
+    async def search(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Find passages in the documents, without a model."""
+        del span
+        body = decode(await exchange.body(self._body_bytes_max), SearchBody)
+        passages = await self._platform.search(
+            caller.tenant, body.collections, body.question, limit=body.limit
+        )
+        await exchange.answer_json(200, {"passages": passages})
+
     async def ingest(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """Read folders again; progress comes as JSON lines, the last one says how it ended."""
         del span
@@ -75,7 +100,8 @@ class Management:
         await exchange.while_connected(self._progress(exchange, caller, body))
 
     async def _progress(self, exchange: Exchange, caller: Caller, body: IngestBody) -> None:
-        async with aclosing(self._platform.ingest(caller.tenant, body.collections)) as steps:
+        steps_of = self._platform.ingest(caller.tenant, body.collections, paths=body.paths)
+        async with aclosing(steps_of) as steps:
             step = await anext(steps, None)
             await exchange.open(LINES)
             try:

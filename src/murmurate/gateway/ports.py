@@ -60,6 +60,17 @@ class Platform(Protocol):
         """Return the state of every collection."""
         ...
 
-    def ingest(self, tenant: str, collections: Sequence[str]) -> AsyncGenerator[Any]:
-        """Read the collections' folders again; yield progress. Empty: all of them."""
+    async def search(
+        self, tenant: str, collections: Sequence[str], question: str, *, limit: int
+    ) -> Sequence[Any]:
+        """Return the passages that may answer, best first. Empty: of all collections."""
+        ...
+
+    def ingest(
+        self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()
+    ) -> AsyncGenerator[Any]:
+        """Read the collections' folders again; yield progress. Both empty: all of them.
+
+        `paths` names collections by what lies in their folders.
+        """
         ...

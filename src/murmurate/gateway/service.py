@@ -86,6 +86,7 @@ class Gateway:
             "/v1/models": ("GET", management.models),
             "/api/ingest": ("POST", management.ingest),
             "/api/knowledge": ("GET", management.knowledge),
+            "/api/search": ("POST", management.search),
         }
         self._prefixes: Mapping[str, tuple[str, Handler]] = {
             "/v1/models/": ("GET", management.models),

@@ -1,12 +1,11 @@
 """What to read, drop and leave: a folder's listing against what the log holds. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from hashlib import blake2b
 
 from murmurate.core.types import Frozen
 from murmurate.knowledge.ports import FileSeen, Listing, Problem
-
-FILE_BYTES_MAX = 20 * 1024 * 1024
+from murmurate.knowledge.rules import FILE_BYTES_MAX
 
 
 class Known(Frozen, frozen=True):
@@ -41,8 +40,14 @@ def document_id(collection: str, path: str) -> str:
     return blake2b(f"{collection}\0{path}".encode(), digest_size=16).hexdigest()
 
 
-def changes(listing: Listing, known: Mapping[str, Known]) -> Changes:
-    """Compare a listing with the known documents (by path).
+def changes(
+    listing: Listing,
+    known: Mapping[str, Known],
+    *,
+    file_bytes_max: int = FILE_BYTES_MAX,
+    kept: Container[str] = (),
+) -> Changes:
+    """Compare a listing with the known documents (by path); those in `kept` are there all the same.
 
     A file of the same size and time of change is taken as unchanged. One that has grown too large
     is reported and keeps its last text, as does one that could not be looked at.
@@ -56,8 +61,8 @@ def changes(listing: Listing, known: Mapping[str, Known]) -> Changes:
         before = known.get(file.path)
         if before and (before.size, before.mtime_ns) == (file.size, file.mtime_ns):
             unchanged += 1
-        elif file.size > FILE_BYTES_MAX:
-            limit_mb = FILE_BYTES_MAX >> 20
+        elif file.size > file_bytes_max:
+            limit_mb = file_bytes_max >> 20
             problems.append(Problem(file.path, f"{file.size >> 20} MB; the limit is {limit_mb}"))
         else:
             read.append(file)
@@ -66,10 +71,24 @@ def changes(listing: Listing, known: Mapping[str, Known]) -> Changes:
         document
         for path, document in known.items()
         if path not in listed
+        and path not in kept
         and not _is_below(path, unseen)
         and not (listing.ends_before and _parts(path) >= _parts(listing.ends_before))
     )
     return Changes(tuple(read), drop, unchanged, tuple(problems))
+
+
+def renamed(plan: Changes) -> tuple[tuple[Known, ...], tuple[Known, ...]]:
+    """Part the documents to drop: those whose file seems to have got another name, and the rest.
+
+    A renamed file keeps its size and time of change.
+    """
+    fresh = {(file.size, file.mtime_ns) for file in plan.read}
+    moved: list[Known] = []
+    gone: list[Known] = []
+    for known in plan.drop:
+        (moved if (known.size, known.mtime_ns) in fresh else gone).append(known)
+    return tuple(moved), tuple(gone)
 
 
 def index_changes(known: Iterable[Known], held: Mapping[str, str]) -> IndexChanges:

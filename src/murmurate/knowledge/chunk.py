@@ -1,17 +1,26 @@
 """Text into chunks that can be cited: whole sections and paragraphs where they fit. Pure.
 
 `text[chunk.start:chunk.end] == chunk.text`, always. Headings of Markdown, reStructuredText and man
-pages are not lost: they stand in `Chunk.context`, which the index reads along with the text.
+pages, and the signatures of source code, are not lost: they stand in `Chunk.context`, which the
+index reads along with the text. A form feed ends a page, and with it a chunk.
+
+Chunks are stable: what is inserted somewhere changes the chunks around it and not all that follow,
+because some blocks, chosen by their own content, always begin one.
 """
 
+# Over 400 lines: how text falls into blocks and blocks into chunks is read as one story.
+
 import re
-from bisect import bisect_right
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
+from murmurate.knowledge.code import definitions
+from murmurate.knowledge.formats import Language, language_of
 from murmurate.knowledge.words import HAN, sentences, stripped
 
-VERSION = 1
+VERSION = 2
 """Grows when the same text would be cut differently, so that indexes are built anew."""
 
 WEIGHT_MAX = 900
@@ -22,6 +31,13 @@ FENCE_WEIGHT_MAX = 2 * WEIGHT_MAX
 HAN_WEIGHT = 1.8
 """A Chinese character says as much as 1.8 Latin ones: chunks of about 220 to 500."""
 HEADING_CHARS_MAX = 120
+PAGE_END = "\f"
+PART_CHARS_MAX = 500_000
+"""A longer text is cut in parts of this length first: the lines of 20 MB would take gigabytes."""
+ANCHORS = 16
+"""One block in so many begins a chunk, where no heading has begun one for long."""
+ANCHORED_AFTER = 2
+"""After so many chunks without a heading: in documents with sections the headings are enough."""
 MAN_TITLE_CHARS_MAX = 250
 """A manual's first line is padded to the width of the terminal."""
 WINDOW_CHARS_MAX = 300
@@ -36,7 +52,10 @@ _CAPITALS = re.compile(r"[A-Z][A-Z0-9 ,/&'()-]{2,59}$")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A citable piece: characters `start` to `end` of the text, on lines counted from 1."""
+    """A citable piece: characters `start` to `end` of the text, on lines counted from 1.
+
+    `page` counts from 1 where the text has pages, and is None where it has none.
+    """
 
     text: str
     start: int
@@ -44,28 +63,37 @@ class Chunk:
     line_first: int
     line_last: int
     context: str
+    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A heading (level > 0), a fence or a paragraph, with the headings above it."""
+    """A heading, a fence, a definition in code, or a paragraph, with the headings above it."""
 
     start: int
     end: int
     headings: tuple[str, ...]
     is_heading: bool = False
     is_fence: bool = False
+    is_definition: bool = False
 
 
-def chunk(text: str) -> list[Chunk]:
-    """Cut a text into chunks, in order and without overlap; white space alone gives none."""
-    newlines = [match.start() for match in re.finditer("\n", text)]
+def chunk(text: str, path: str = "") -> list[Chunk]:
+    """Cut a text into chunks, in order and without overlap; white space alone gives none.
+
+    The name in `path` says whether the text is source code, and of which language.
+    """
+    language = language_of(path)
     chunks: list[Chunk] = []
-    for start, end, headings in _packed(text):
-        line_first = bisect_right(newlines, start - 1) + 1
-        line_last = bisect_right(newlines, end - 1) + 1
-        context = " > ".join(headings)
-        chunks.append(Chunk(text[start:end], start, end, line_first, line_last, context))
+    line, counted = 1, 0
+    for page, begin, part in _parts(text):
+        for from_, to, headings in _packed(part, language):
+            start, end = begin + from_, begin + to
+            line += text.count("\n", counted, start)
+            last = line + text.count("\n", start, end)
+            context = " > ".join(headings)
+            chunks.append(Chunk(text[start:end], start, end, line, last, context, page))
+            line, counted = last, end
     return chunks
 
 
@@ -92,21 +120,49 @@ def weight(text: str) -> float:
     return len(text) + (HAN_WEIGHT - 1) * len(_HAN_CHAR.findall(text))
 
 
-def _packed(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+def _parts(text: str) -> Iterator[tuple[int | None, int, str]]:
+    """Yield page, start and text of what is cut by itself; the page is None without form feeds."""
+    number = 1 if PAGE_END in text else None
+    start = 0
+    while start <= len(text):
+        end = text.find(PAGE_END, start)
+        end = len(text) if end < 0 else end
+        while end - start > PART_CHARS_MAX:
+            reach = start + PART_CHARS_MAX
+            at = max(text.rfind("\n\n", start, reach), 0) or text.rfind("\n", start, reach)
+            at = reach if at <= start else at
+            yield number, start, text[start:at]
+            start = at
+        yield number, start, text[start:end]
+        start = end + len(PAGE_END)
+        number = None if number is None else number + 1
+
+
+def _packed(text: str, language: Language | None) -> Iterator[tuple[int, int, tuple[str, ...]]]:
     """Join neighbouring blocks into spans of a good size; a heading stays with what follows."""
     open_: list[_Block] = []
     open_weight = 0.0
     has_body = False
-    for block in _pieces(text):
-        piece_weight = weight(text[block.start : block.end])
+    chunks_since = 0
+    for block in _pieces(text, language):
+        piece = text[block.start : block.end]
+        piece_weight = weight(piece)
         full = open_weight + piece_weight > WEIGHT_MAX
-        closes = block.is_heading and open_weight >= WEIGHT_FULL
+        is_start = block.is_heading or block.is_definition
+        chunks_since = 0 if is_start else chunks_since
+        closes = open_weight >= WEIGHT_FULL and (
+            is_start or (chunks_since >= ANCHORED_AFTER and _is_anchor(piece))
+        )
         if (full or closes) and has_body:
             body_end = max(at for at, b in enumerate(open_, start=1) if not b.is_heading)
             yield _span(open_[:body_end])
+            chunks_since += 1
             open_ = open_[body_end:]
             open_weight = sum(weight(text[b.start : b.end]) for b in open_)
             has_body = False
+        elif full and open_weight > WEIGHT_MAX:  # nothing but headings
+            yield _span(open_)
+            open_, open_weight = [], 0.0
         open_.append(block)
         has_body = has_body or not block.is_heading
         open_weight += piece_weight
@@ -128,9 +184,14 @@ def _span(blocks: list[_Block]) -> tuple[int, int, tuple[str, ...]]:
     return blocks[0].start, blocks[-1].end, shared
 
 
-def _pieces(text: str) -> Iterator[_Block]:
+def _is_anchor(piece: str) -> bool:
+    """Say whether a piece begins a chunk because of what it says, not of what stands before it."""
+    return zlib.crc32(piece.encode()) % ANCHORS == 0
+
+
+def _pieces(text: str, language: Language | None) -> Iterator[_Block]:
     """Yield the blocks; one that is too heavy falls into lines or sentences."""
-    for block in _blocks(text):
+    for block in _blocks(text) if language is None else _code_blocks(text, language):
         body = text[block.start : block.end]
         limit = FENCE_WEIGHT_MAX if block.is_fence else WEIGHT_MAX
         if weight(body) <= limit:
@@ -146,11 +207,15 @@ def _pieces(text: str) -> Iterator[_Block]:
 def _grouped(body: str, parts: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Join parts up to the limit; cut a part that is heavier by itself."""
     first: int | None = None
-    last = 0
+    last = groups = 0
     for start, end in [piece for part in parts for piece in _cut(body, *part)]:
-        if first is not None and weight(body[first:end]) > WEIGHT_MAX:
-            yield first, last
-            first = None
+        if first is not None:
+            anchored = groups >= ANCHORED_AFTER and last - first > WEIGHT_MAX // 3
+            anchored = anchored and _is_anchor(body[start:end])
+            if anchored or weight(body[first:end]) > WEIGHT_MAX:
+                yield first, last
+                groups += 1
+                first = None
         if first is None:
             first = start
         last = end
@@ -206,6 +271,18 @@ def _blocks(text: str) -> Iterator[_Block]:
             last += 1
         yield from _block(text, start, lines[last][1], outline, is_fence=is_fence)
         at = last + 1
+
+
+def _code_blocks(text: str, language: Language) -> Iterator[_Block]:
+    """Yield what stands before the first definition, then each definition up to the next."""
+    lines = _lines(text)
+    found = definitions([text[start:end] for start, end in lines], language)
+    starts = [lines[definition.first][0] for definition in found]
+    for inner in stripped(text, 0, starts[0] if starts else len(text)):
+        yield _Block(*inner, (), is_fence=True)
+    for definition, (start, end) in zip(found, pairwise([*starts, len(text)]), strict=True):
+        for inner in stripped(text, start, end):
+            yield _Block(*inner, definition.signatures, is_fence=True, is_definition=True)
 
 
 def _block(text: str, start: int, end: int, outline: "_Outline", **kind: bool) -> Iterator[_Block]:

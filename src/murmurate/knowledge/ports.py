@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from murmurate.core.types import Frozen
+from murmurate.knowledge.rules import Rules
 
 
 class FileSeen(Frozen, frozen=True):
-    """A file that could be read; `path` is relative to the folder, with slashes."""
+    """A file that could be read; `path` is relative to the folder, with slashes.
+
+    `ctime_ns` also changes when what the file is allowed to do does.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int = 0
 
 
 class Problem(Frozen, frozen=True):
@@ -35,7 +40,7 @@ class Listing(Frozen, frozen=True):
 
 
 class Extracted(Frozen, frozen=True):
-    """The text of a file, and which bytes it came from."""
+    """The text of a file, and which bytes it came from. A form feed in the text ends a page."""
 
     text: str
     title: str
@@ -57,7 +62,8 @@ class Document(Frozen, frozen=True):
 class Hit(Frozen, frozen=True):
     """A chunk that one of the searches found; `context` is its path of headings.
 
-    `cosine` is None without vectors, `bm25` where no word of the question stands in the chunk.
+    `cosine` is None without vectors, `bm25` where no word of the question stands in the chunk;
+    `page` where the document has no pages.
     """
 
     document: str
@@ -72,6 +78,7 @@ class Hit(Frozen, frozen=True):
     line_last: int
     cosine: float | None
     bm25: float | None
+    page: int | None = None
 
 
 class Term(Frozen, frozen=True):
@@ -93,18 +100,32 @@ class Found(Frozen, frozen=True):
 
 
 class LibraryState(Frozen, frozen=True):
-    """How far a collection's index is. `vectors_missing` says why there are no vectors at all."""
+    """How far a collection's index is. `vectors_missing` says why there are no vectors at all.
+
+    `embedder` and `dimensions` say what makes the vectors, None while it is loading or missing;
+    `index_bytes` is what the whole index takes on disk, all collections together.
+    """
 
     chunks: int
     chunks_pending: int
     vectors_missing: str | None
+    embedder: str | None = None
+    dimensions: int | None = None
+    index_bytes: int = 0
 
 
 class Library(Protocol):
     """The library process. Every call may be repeated: the second time changes nothing."""
 
-    async def listing(self, folder: str, *, files_max: int) -> Listing:
+    async def listing(self, folder: str, rules: Rules) -> Listing:
         """Return the files below `folder`. `FolderMissingError` when it is not there."""
+        ...
+
+    async def fingerprint(self, folder: str, rules: Rules) -> str:
+        """Return a text that changes when a sync may find something to do in the folder.
+
+        `FolderMissingError` when it is not there.
+        """
         ...
 
     async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:

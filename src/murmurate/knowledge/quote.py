@@ -113,6 +113,7 @@ def quote(
         line_last=best.line_first + best.text.count("\n", 0, end),
         quote=text,
         score=best.confidence,
+        page=best.page,
     )
     return Quote(citation, text)
 

@@ -13,16 +13,23 @@ from murmurate.core.errors import MurmurateError, NotFoundError, WorkerUnreachab
 from murmurate.core.ports import Log, Tracer
 from murmurate.core.types import Frozen, Passage, TraceRef
 from murmurate.knowledge.fuse import fuse
-from murmurate.knowledge.ingest import Collection, Ingest, Progress
+from murmurate.knowledge.ingest import Collection, Ingest, Progress, Step
 from murmurate.knowledge.ports import Found, Hit, Library, Problem
 from murmurate.knowledge.quote import confidence, features_of
+from murmurate.knowledge.rules import Rules
+from murmurate.knowledge.watch import Watch
 
 CANDIDATES = 50
 """How many hits of each search are fused."""
 
 
 class CollectionStatus(Frozen, frozen=True):
-    """The state of a collection. `fault` stopped its last sync; `problems` are single files."""
+    """The state of a collection. `fault` stopped its last sync; `problems` are single files.
+
+    `synced_ms` is when the last sync that went through ended (Unix time), None before the first.
+    `embedder` and `dimensions` are None while it loads, or where there is none. `index_bytes` is
+    the size of the whole index on disk, which all collections share.
+    """
 
     collection: str
     state: str
@@ -32,6 +39,19 @@ class CollectionStatus(Frozen, frozen=True):
     search: str
     fault: str | None
     problems: tuple[Problem, ...]
+    watched: bool = False
+    synced_ms: int | None = None
+    embedder: str | None = None
+    dimensions: int | None = None
+    index_bytes: int = 0
+
+
+class Source(Frozen, frozen=True):
+    """Where a collection's documents come from, and which of them."""
+
+    folder: str
+    rules: Rules = Rules()
+    watch: bool = False
 
 
 class Collections:
@@ -44,13 +64,13 @@ class Collections:
         log: Log,
         clock: Clock,
         tracer: Tracer,
-        folders: Mapping[str, str],
+        sources: Mapping[str, Source],
     ) -> None:
         self._library = library
         self._log = log
         self._clock = clock
         self._tracer = tracer
-        self._folders = dict(folders)
+        self._sources = dict(sources)
         self._began_ms = clock.unix_ms()
         self._collections: dict[tuple[str, str], Collection] = {}
         self._unsettled_versions = count()
@@ -86,7 +106,7 @@ class Collections:
 
     async def status(self, tenant: str) -> list[CollectionStatus]:
         """Return the state of every configured collection."""
-        return [await self._status(tenant, name) for name in self._folders]
+        return [await self._status(tenant, name) for name in self._sources]
 
     async def sync(self, tenant: str, collection: str) -> AsyncGenerator[Progress]:
         """Read what changed in the folder, and bring log and index up to it.
@@ -95,11 +115,20 @@ class Collections:
         point, the next sync goes on from there. Two syncs of a collection run one after the other.
         `FolderMissingError`: what was read before stays searchable.
         """
-        if collection not in self._folders:
+        if collection not in self._sources:
             raise NotFoundError(f"there is no collection {collection!r}")
         state = self._collections.setdefault((tenant, collection), Collection())
         async with state.lock:
-            run = Ingest(self._library, self._log, tenant=tenant, name=collection, state=state)
+            source = self._sources[collection]
+            run = Ingest(
+                self._library,
+                self._log,
+                tenant=tenant,
+                name=collection,
+                state=state,
+                rules=source.rules,
+                now_s=self._clock.now_s,
+            )
             state.running, state.fault = True, None
             name = f"{tenant}/{collection}/{self._clock.unix_ms()}"
             trace = TraceRef(blake2b(name.encode(), digest_size=16).hexdigest())
@@ -107,8 +136,10 @@ class Collections:
                 with self._tracer.span(
                     trace, "ingest", tenant=tenant, collection=collection
                 ) as span:
-                    async with aclosing(run.steps(self._folders[collection], span)) as steps:
+                    async with aclosing(run.steps(source.folder, span)) as steps:
                         async for step in steps:
+                            if step.step is Step.DONE:
+                                state.synced_ms = self._clock.unix_ms()
                             yield step
             except MurmurateError as error:
                 state.fault = str(error)
@@ -116,11 +147,44 @@ class Collections:
             finally:
                 state.running = False
 
+    async def forget_removed(self, tenant: str) -> list[str]:
+        """Forget the documents of collections that are configured no more; return their names.
+
+        From the index first: what the log still holds is found again when this breaks off.
+        """
+        removed: dict[str, list[str]] = {}
+        async with aclosing(self._log.streams(tenant, "doc/")) as streams:
+            async for info in streams:
+                name, _, id_ = info.stream.removeprefix("doc/").partition("/")
+                if name not in self._sources:
+                    removed.setdefault(name, []).append(id_)
+        for name, ids in removed.items():
+            await self._library.drop(tenant, name, list(await self._library.held(tenant, name)))
+            for id_ in ids:
+                await self._log.forget(tenant, f"doc/{name}/{id_}")
+        return list(removed)
+
+    def watch(self, tenant: str, name: str) -> Watch | None:
+        """Return what follows the collection's folder, None where nothing shall."""
+        source = self._sources[name]
+        if not source.watch:
+            return None
+
+        async def sync() -> None:
+            async with aclosing(self.sync(tenant, name)) as steps:
+                async for _ in steps:
+                    pass
+
+        return Watch(
+            self._library, self._clock, folder=source.folder, rules=source.rules, sync=sync
+        )
+
     async def _status(self, tenant: str, name: str) -> CollectionStatus:
         collection = self._collections.get((tenant, name)) or Collection()
         fault = collection.fault
         chunks = pending = 0
         search = "unknown: the library process does not answer"
+        index = None
         try:
             index = await self._library.state(tenant, name, wait_s=0.0)
             chunks, pending = index.chunks, index.chunks_pending
@@ -143,6 +207,11 @@ class Collections:
             search=search,
             fault=fault,
             problems=tuple(collection.problems),
+            watched=self._sources[name].watch,
+            synced_ms=collection.synced_ms,
+            embedder=index and index.embedder,
+            dimensions=index and index.dimensions,
+            index_bytes=index.index_bytes if index else 0,
         )
 
 
@@ -166,6 +235,7 @@ def ranked(found: Found, *, limit: int) -> list[Passage]:
                 end=hit.end,
                 line_first=hit.line_first,
                 line_last=hit.line_last,
+                page=hit.page,
                 score=score,
                 confidence=confidence(features_of(hit, found.terms, place=place)),
             )

@@ -1,32 +1,48 @@
 """The library worker: parsers, embedder and index, in a process that may crash and come back.
 
 What it keeps under `index/` can be made again from the log. All changes of the index go through
-one thread, in order; searches run beside it.
+one thread, in order; searches and the embedder run beside it.
 """
+
+# Over 400 lines: which thread does what, and in which order, is decided in one place.
 
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
 
 import msgspec
 
-from murmurate.adapters import parse
-from murmurate.adapters.chunks import ChunkTable
-from murmurate.adapters.keywords import KeywordIndex, Words
-from murmurate.adapters.library import Drop, Embed, Extract, Find, Held, List, Put, State
+from murmurate.adapters.chunks import Changed, ChunkTable, Pending, is_damage
+from murmurate.adapters.folder import fingerprint, listing
+from murmurate.adapters.keywords import KeywordIndex, KeywordsDamagedError, Words
+from murmurate.adapters.library import (
+    Drop,
+    Embed,
+    Extract,
+    Find,
+    Fingerprint,
+    Held,
+    List,
+    Put,
+    State,
+)
 from murmurate.adapters.minilm import BATCH, DIMENSIONS, GRAPH_VERSION, MiniLM
+from murmurate.adapters.parse import extract
+from murmurate.adapters.parser import Parser
 from murmurate.adapters.wire import serve
-from murmurate.core.errors import MissingPartError, OverloadedError
+from murmurate.core.errors import MissingPartError, OverloadedError, WorkerUnreachableError
 from murmurate.core.ports import Embeddings
-from murmurate.knowledge.ports import Document, Found, Hit, LibraryState, Term
+from murmurate.knowledge.ports import Found, Hit, LibraryState, Term
 from murmurate.knowledge.words import is_mostly_latin
 from murmurate.workers.boot import LibraryBoot
 from murmurate.workers.lifeline import boot, say_ready
@@ -41,13 +57,25 @@ TEXTS_MAX = 2048
 EMBEDDER_WAIT_S = 3.0
 """How long a search waits for an embedder that is still loading, before it goes on without."""
 EMBEDDER = f"minilm-int8-{GRAPH_VERSION}"
-PENDING_BATCH = 8
+PENDING_BATCH = 16
+"""Chunks embedded at a time: so many are embedded again after a kill, and closing waits for."""
+SWITCH_S = 0.0005
+"""How long the embedder's thread may wait for another one that computes (5 ms by default): it asks
+for the interpreter about forty times a second."""
 
-LibraryMessage = List | Extract | Held | Put | Drop | State | Find | Embed
+LibraryMessage = List | Fingerprint | Extract | Held | Put | Drop | State | Find | Embed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _M = TypeVar("_M")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Chunks that were embedded, and their vectors by row: none for another language."""
+
+    chunks: list[Pending]
+    blobs: dict[int, bytes]
 
 
 class Meaning:
@@ -64,29 +92,42 @@ class Meaning:
 
     def load(self) -> None:
         """Read the stored vectors. Runs in the indexing thread, so that no change is missed."""
-        self._table.use_embedder(EMBEDDER)
+        self._table.use_embedder(EMBEDDER, DIMENSIONS)
         for row, tenant, collection, vectors in self._table.vectors():
-            if vectors:  # none: not a language that the model knows
-                made = self._vectors.from_bytes(vectors, DIMENSIONS)
-                self.kept.put(tenant, collection, row, made)
+            self._keep(row, tenant, collection, vectors)
 
-    def embed_pending(self) -> int:
-        """Make the vectors of some chunks that have none; return how many."""
-        pending = self._table.pending(limit=PENDING_BATCH)
-        if not pending:
-            return 0
+    def change(self, tenant: str, collection: str, changed: Changed) -> None:
+        """Follow a change of the chunk table. Runs in the indexing thread."""
+        self.kept.remove(tenant, collection, changed.removed)
+        for row, vectors in changed.vectors:
+            self._keep(row, tenant, collection, vectors)
+
+    def made(self, *, after: int) -> Made:
+        """Make the vectors of the first chunks behind a row that have none.
+
+        Runs in a thread of its own, so that the embedder never waits for changes of the index.
+        """
+        pending = self._table.pending(after=after, limit=PENDING_BATCH)
         # The model knows English only: what is mostly something else is found by its words.
         known = [chunk for chunk in pending if is_mostly_latin(" ".join(chunk.texts))]
-        made, _ = self.model.embed([text for chunk in known for text in chunk.texts])
+        vectors, _ = self.model.embed([text for chunk in known for text in chunk.texts])
         blobs = dict.fromkeys((chunk.row for chunk in pending), b"")
         first = 0
         for chunk in known:
-            vectors = made[first : first + len(chunk.texts)]
+            blobs[chunk.row] = vectors[first : first + len(chunk.texts)].tobytes()
             first += len(chunk.texts)
-            blobs[chunk.row] = vectors.tobytes()
-            self.kept.put(chunk.tenant, chunk.collection, chunk.row, vectors)
-        self._table.set_vectors(list(blobs.items()))
-        return len(pending)
+        return Made(pending, blobs)
+
+    def keep(self, made: Made) -> None:
+        """Write vectors down and search in them from now on. Runs in the indexing thread."""
+        still_there = self._table.set_vectors(list(made.blobs.items()))
+        for chunk in made.chunks:
+            if chunk.row in still_there:
+                self._keep(chunk.row, chunk.tenant, chunk.collection, made.blobs[chunk.row])
+
+    def _keep(self, row: int, tenant: str, collection: str, vectors: bytes) -> None:
+        if vectors:  # none: not a language that the model knows
+            self.kept.put(tenant, collection, row, self._vectors.from_bytes(vectors, DIMENSIONS))
 
     def nearest(self, message: Find, also: Collection[int]) -> dict[int, float]:
         """Return the cosines of the nearest rows, and of the rows in `also`."""
@@ -114,6 +155,8 @@ class LibraryWorker:
         self._indexing = ThreadPoolExecutor(1, "indexing")
         self._searching = ThreadPoolExecutor(SEARCH_THREADS, "searching")
         self._reading = ThreadPoolExecutor(1, "reading")
+        self._embedding = ThreadPoolExecutor(1, "embedding")
+        self._parser = Parser()
         self._meaning: asyncio.Future[Meaning] = asyncio.get_running_loop().create_future()
         self._indexed_by: Meaning | None = None
         """As `_meaning`, but for the indexing thread: set when the stored vectors are loaded."""
@@ -134,33 +177,18 @@ class LibraryWorker:
     async def handle(self, message: LibraryMessage) -> object:
         """Answer one message."""
         match message:
-            case List():
-                return await self._on(
-                    self._reading, parse.listing, message.folder, files_max=message.files_max
-                )
-            case Extract():
-                return await self._on(
-                    self._reading,
-                    parse.extract,
-                    message.folder,
-                    message.path,
-                    bytes_max=message.bytes_max,
-                )
+            case List() | Fingerprint() | Extract():
+                return await self._read(message)
             case Held():
                 return await self._on(
                     self._indexing, self._table.held, message.tenant, message.collection
                 )
             case Put():
-                await self._change(
-                    message.tenant,
-                    message.collection,
-                    [document.id for document in message.documents],
-                    message.documents,
-                )
+                await self._on(self._indexing, self._put, message)
+                self._has_work()
                 return None
             case Drop():
-                await self._change(message.tenant, message.collection, message.ids, ())
-                return None
+                return await self._on(self._indexing, self._drop, message)
             case State():
                 return await self._state(message)
             case Find():
@@ -170,13 +198,39 @@ class LibraryWorker:
             case _:
                 assert_never(message)
 
+    async def _read(self, message: List | Fingerprint | Extract) -> object:
+        """Look into a folder of documents."""
+        match message:
+            case List():
+                return await self._on(self._reading, listing, message.folder, message.rules)
+            case Fingerprint():
+                seen = await self._on(self._reading, fingerprint, message.folder, message.rules)
+                return f"{self._table.birth()}/{seen}"
+            case Extract():
+                return await self._on(
+                    self._reading,
+                    extract,
+                    message.folder,
+                    message.path,
+                    bytes_max=message.bytes_max,
+                    parser=self._parser,
+                )
+
+    def _has_work(self) -> None:
+        """Let the embedder know of new chunks, when there is one."""
+        if not self._missing():
+            self._settled.clear()
+            self._work.set()
+
     async def close(self) -> None:
         """Stop after the batch that is under way, and close the files."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for threads in (self._reading, self._searching, self._indexing):
+        pools = (self._reading, self._searching, self._embedding, self._indexing)
+        for threads in pools:
             await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
+        self._parser.close()
         self._keywords.close()
         self._table.close()
 
@@ -216,34 +270,42 @@ class LibraryWorker:
         self._meaning.set_result(meaning)
         while True:
             self._work.clear()
-            while await self._on(self._indexing, meaning.embed_pending):
-                pass  # batch by batch, so that changes of the index get their turn
+            await self._embed_pending(meaning)
             if not self._work.is_set():
                 self._settled.set()
                 await self._work.wait()
+
+    async def _embed_pending(self, meaning: Meaning) -> None:
+        """Embed what has no vectors; while one batch is written down the next is embedded."""
+        after = 0
+        writing: asyncio.Future[None] | None = None
+        while (made := await self._on(self._embedding, meaning.made, after=after)).chunks:
+            after = made.chunks[-1].row
+            if writing is not None:
+                await writing
+            writing = asyncio.ensure_future(self._on(self._indexing, meaning.keep, made))
+        if writing is not None:
+            await writing
 
     def _load(self, meaning: Meaning) -> None:
         meaning.load()
         self._indexed_by = meaning
 
-    async def _change(
-        self, tenant: str, collection: str, ids: Sequence[str], documents: Sequence[Document]
-    ) -> None:
-        """Put documents in place of those ids; none: drop them."""
-        await self._on(self._indexing, self._replace, tenant, collection, ids, documents)
-        if documents and not self._missing():
-            self._settled.clear()
-            self._work.set()
+    def _put(self, message: Put) -> None:
+        """Put documents in place of their older versions."""
+        changed = self._table.put(message.tenant, message.collection, message.documents)
+        self._follow(message.tenant, message.collection, changed)
 
-    def _replace(
-        self, tenant: str, collection: str, ids: Sequence[str], documents: Sequence[Document]
-    ) -> None:
-        rows = self._table.drop(tenant, collection, ids)
-        lines = self._table.put(tenant, collection, documents)
+    def _drop(self, message: Drop) -> None:
+        rows = self._table.drop(message.tenant, message.collection, message.ids)
+        self._follow(message.tenant, message.collection, Changed(removed=rows))
+
+    def _follow(self, tenant: str, collection: str, changed: Changed) -> None:
+        """Bring the other indexes up to the chunk table."""
         if self._indexed_by is not None:
-            self._indexed_by.kept.remove(tenant, collection, rows)
-        self._keywords.remove(rows)
-        self._keywords.add(lines)
+            self._indexed_by.change(tenant, collection, changed)
+        self._keywords.remove(changed.removed)
+        self._keywords.add(changed.added)
         self._keywords.commit(self._table.generation())
 
     async def _state(self, message: State) -> LibraryState:
@@ -256,11 +318,23 @@ class LibraryWorker:
         return state
 
     async def _state_now(self, message: State) -> LibraryState:
-        chunks, pending = await self._on(
+        counts = await self._on(
             self._searching, self._table.count, message.tenant, message.collection
         )
         missing = self._missing()
-        return LibraryState(chunks, 0 if missing else pending, missing)
+        size_bytes = await self._on(self._searching, self._size_bytes)
+        is_loaded = self._meaning.done() and missing is None
+        return LibraryState(
+            counts.chunks,
+            0 if missing else counts.pending,
+            missing,
+            embedder=EMBEDDER if is_loaded else None,
+            dimensions=DIMENSIONS if is_loaded else None,
+            index_bytes=size_bytes,
+        )
+
+    def _size_bytes(self) -> int:
+        return self._table.size_bytes() + self._keywords.size_bytes()
 
     async def _find(self, message: Find) -> Found:
         # Whether what follows may miss something is judged before it begins.
@@ -290,6 +364,7 @@ class LibraryWorker:
                 end=row.end,
                 line_first=row.line_first,
                 line_last=row.line_last,
+                page=row.page,
                 cosine=cosines.get(row.row),
                 bm25=scores.get(row.row),
             )
@@ -342,12 +417,26 @@ class LibraryWorker:
     ) -> _R:
         """Run a blocking step in one of the thread pools."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, lambda: step(*args, **options))
+        try:
+            return await loop.run_in_executor(threads, lambda: step(*args, **options))
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            self._table.condemn()
+            fault: Exception = error
+        except KeywordsDamagedError as error:
+            self._keywords.condemn()
+            fault = error
+        # Started again, the worker makes what is broken anew; the caller asks once more.
+        self.failure = fault
+        self._on_failure()
+        raise WorkerUnreachableError("the index is damaged and is made anew") from fault
 
 
 async def main() -> None:
     """Serve until SIGTERM."""
     boot_message = boot(LibraryBoot)
+    sys.setswitchinterval(SWITCH_S)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)

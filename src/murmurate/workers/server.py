@@ -69,14 +69,14 @@ async def main(message: ServerBoot) -> None:
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, drain)
-    first_pass = asyncio.create_task(service.platform.first_pass())
+    following = asyncio.create_task(service.platform.follow())
     announcing = asyncio.create_task(announce(service, listening))
     try:
         await server.serve(sockets=[listening])
     finally:
-        for task in (first_pass, announcing):
+        for task in (following, announcing):
             task.cancel()
-        await asyncio.gather(first_pass, announcing, return_exceptions=True)
+        await asyncio.gather(following, announcing, return_exceptions=True)
         await compose.close(service.outside)
 
 
