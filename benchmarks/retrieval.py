@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import report
 import streams
+from msgspec.structs import replace
 from service import running
 
 from murmurate.adapters.library import LibraryClient
@@ -37,9 +38,9 @@ from murmurate.core.clock import SystemClock
 from murmurate.core.errors import MissingPartError
 from murmurate.core.ports import Span
 from murmurate.core.types import Passage, TraceRef
-from murmurate.knowledge import service
 from murmurate.knowledge.ports import Found
-from murmurate.knowledge.quote import CONFIDENCE_MIN, Features, features_of, quote
+from murmurate.knowledge.quote import CONFIDENCE_MIN, features_of, quote
+from murmurate.knowledge.rank import CANDIDATES, bm25_share, ranked
 from murmurate.knowledge.service import Collections, Source
 
 HERE = Path(__file__).parent
@@ -322,9 +323,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 outcomes.append(judged(folder, question, passages, ms))
                 if arguments.calibrate:
                     founds.append(
-                        await client.find(
-                            TENANT, [COLLECTION], question.text, limit=service.CANDIDATES
-                        )
+                        await client.find(TENANT, [COLLECTION], question.text, limit=CANDIDATES)
                     )
             if arguments.calibrate:
                 calibrate(folder, asked, founds)
@@ -343,55 +342,86 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-Row = tuple[Features, bool]
-
-
-def rows_of(folder: Path, question: Question, found: Found) -> list[Row]:
-    """Return the features of the first 20 passages, and whether each is right."""
-    hits = {(hit.document, hit.start): hit for hit in found.hits}
-    rows: list[Row] = []
-    for place, passage in enumerate(service.ranked(found, limit=20), start=1):
-        hit = hits[passage.document, passage.start]
-        is_right = right(folder, question, passage.path, (passage.start, passage.end))
-        rows.append((features_of(hit, found.terms, place=place), is_right))
-    return rows
-
-
 def calibrate(folder: Path, asked: Sequence[Question], founds: Sequence[Found]) -> None:
-    """Fit both regressions, print what `quote.py` holds, and the threshold for 0.86 unknown."""
-    sets = [rows_of(folder, q, found) for q, found in zip(asked, founds, strict=True)]
-    names = {"vectors": ("cosine", "coverage", "place"), "words": ("together", "bm25", "place")}
-    for model, columns in names.items():
-
-        def values(row: Features, columns: tuple[str, ...] = columns) -> list[float]:
-            return [1 / row.place if c == "place" else getattr(row, c) or 0.0 for c in columns]
-
-        english = model == "vectors"
-        used = [
-            (rows, q)
-            for rows, q in zip(sets, asked, strict=True)
-            if rows and not (english and q.chinese)
+    """Fit the weights, and the threshold for 0.9 unknown; print what `rank` and `quote` hold."""
+    hits = [
+        (found, [(hit, right(folder, q, hit.path, (hit.start, hit.end))) for hit in found.hits])
+        for q, found in zip(asked, founds, strict=True)
+    ]
+    closer = [
+        [
+            ((bm25_share(hit, found.terms), hit.cosine, hit.late), is_right)
+            for hit, is_right in pairs
+            if hit.cosine is not None and hit.late is not None
         ]
-        x = np.array([values(row) for rows, _ in used for row, _ in rows])
-        y = np.array([hit for rows, _ in used for _, hit in rows], float)
-        mean, spread = x.mean(0), x.std(0) + 1e-9
-        design = np.c_[np.ones(len(x)), (x - mean) / spread]
-        penalty = np.diag([0.0] + [1.0] * len(columns))
-        w = np.zeros(design.shape[1])
-        for _ in range(50):
-            p = 1 / (1 + np.exp(-design @ w))
-            hessian = (design * (p * (1 - p))[:, None]).T @ design + penalty
-            w -= np.linalg.solve(hessian, design.T @ (p - y) + penalty @ w)
-        slopes = w[1:] / spread
-        bias = w[0] - (slopes * mean).sum()
-        chances = [
-            max(1 / (1 + np.exp(-(bias + np.dot(slopes, values(row))))) for row, _ in rows[:5])
-            for rows, q in used
-            if not q.gold
-        ]
+        for found, pairs in hits
+    ]
+    print("rank: bm25 share, cosine, late:", softmax_regression(closer).round(2))
+    for name, columns in {
+        "vectors": ("cosine", "late", "together"),
+        "words": ("together", "bm25"),
+    }.items():
+        rows: list[tuple[float, ...]] = []
+        answers: list[bool] = []
+        nothing: list[bool] = []
+        for q, found in zip(asked, founds, strict=True):
+            if name == "words":
+                plain = [replace(hit, cosine=None, late=None) for hit in found.hits]
+                found = replace(found, hits=tuple(hit for hit in plain if hit.bm25))  # noqa: PLW2901
+            first = ranked(found, limit=1)
+            if not first or (name == "vectors" and q.chinese):
+                continue
+            [hit] = [h for h in found.hits if (h.document, h.start) == key(first[0])]
+            features = features_of(hit, found.terms)
+            rows.append(tuple(getattr(features, column) or 0.0 for column in columns))
+            answers.append(right(folder, q, hit.path, (hit.start, hit.end)))
+            nothing.append(not q.gold)
+        bias, slopes = logistic_regression(rows, answers)
+        chances = 1 / (1 + np.exp(-(bias + np.array(rows) @ slopes)))
+        threshold = np.quantile(chances[np.array(nothing)], 0.9)
         weights = dict(zip(columns, slopes.round(3).tolist(), strict=True))
-        threshold = np.quantile(chances, 0.86)
-        print(f"{model}: bias {bias:.2f}, {weights}, threshold {threshold:.2f}")
+        print(f"{name}: bias {bias:.2f}, {weights}, threshold {threshold:.2f}")
+
+
+def key(passage: Passage) -> tuple[str, int]:
+    return passage.document, passage.start
+
+
+def softmax_regression(
+    questions: Sequence[Sequence[tuple[tuple[float, ...], bool]]], steps: int = 300
+) -> Any:
+    """Return weights under which the right hits of a question share the most of its softmax."""
+    kept = [rows for rows in questions if any(is_right for _, is_right in rows)]
+    spread = np.concatenate([[values for values, _ in rows] for rows in kept]).std(0)
+    weights = np.zeros(len(spread))
+    momentum = weights.copy()
+    for _ in range(steps):
+        slope = 0.3 * weights / len(kept)
+        for rows in kept:
+            x = np.array([values for values, _ in rows]) / spread
+            y = np.array([is_right for _, is_right in rows])
+            chances = np.exp(x @ weights - (x @ weights).max())
+            chances /= chances.sum()
+            slope += x.T @ (chances - chances * y / (chances @ y)) / len(kept)
+        momentum = 0.9 * momentum + slope
+        weights = weights - 0.05 * momentum
+    return weights / spread
+
+
+def logistic_regression(rows: Sequence[tuple[float, ...]], answers: Sequence[bool]) -> Any:
+    """Return bias and slopes (L2 = 2 on standardised features), by Newton's steps."""
+    x: Any = np.array(rows)
+    y: Any = np.array(answers, float)
+    mean, spread = x.mean(0), x.std(0) + 1e-9
+    design = np.c_[np.ones(len(x)), (x - mean) / spread]
+    penalty = np.diag([0.0] + [2.0] * x.shape[1])
+    w: Any = np.zeros(design.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-design @ w))
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + penalty
+        w -= np.linalg.solve(hessian, design.T @ (p - y) + penalty @ w)
+    slopes = w[1:] / spread
+    return w[0] - (slopes * mean).sum(), slopes
 
 
 def show_mistakes(outcomes: Sequence[Outcome]) -> None:

@@ -47,7 +47,7 @@ def test_chunks_without_vectors_are_pending_until_they_have_some(table: ChunkTab
     pending = table.pending(after=0, limit=10)
     assert [chunk.row for chunk in pending] == [line.row for line in lines]
     assert all(text.split("\n")[0] in {"Guide", "Install"} for text in pending[0].texts)
-    table.set_vectors([(lines[0].row, b"1234"), (lines[1].row, b"")])
+    table.set_vectors([(lines[0].row, b"1234", b"5"), (lines[1].row, b"", b"")])
     assert table.count(T, "docs") == Counts(1, len(lines), len(lines) - 2)
     assert [(row, vectors) for row, _, _, vectors in table.vectors()] == [
         (lines[0].row, b"1234"),
@@ -55,7 +55,9 @@ def test_chunks_without_vectors_are_pending_until_they_have_some(table: ChunkTab
     ]
     table.use_embedder("a", 1)
     assert len(list(table.vectors())) == 2
+    assert table.states([line.row for line in lines]) == {lines[0].row: b"5"}
     table.use_embedder("a", 2)
+    assert table.states([line.row for line in lines]) == {}
     assert table.count(T, "docs") == Counts(1, len(lines), len(lines))
 
 
@@ -101,7 +103,7 @@ def of(paragraphs: list[str], **fields: str) -> Document:
 def embedded(table: ChunkTable) -> None:
     """Give every chunk a vector that says what it was made of."""
     for chunk in table.pending(after=0, limit=10_000):
-        table.set_vectors([(chunk.row, "".join(chunk.texts).encode())])
+        table.set_vectors([(chunk.row, "".join(chunk.texts).encode(), b"states")])
 
 
 def test_an_inserted_paragraph_changes_the_chunks_around_it_and_moves_the_others(
@@ -168,7 +170,7 @@ def test_the_page_of_a_chunk_is_kept(table: ChunkTable) -> None:
 def test_vectors_of_a_chunk_that_is_gone_are_not_kept(table: ChunkTable) -> None:
     lines = table.put(T, "docs", [GUIDE]).added
     table.drop(T, "docs", ["g"])
-    assert table.set_vectors([(line.row, b"1234") for line in lines]) == set()
+    assert table.set_vectors([(line.row, b"1234", b"5") for line in lines]) == set()
 
 
 def test_a_condemned_file_is_thrown_away_and_its_successor_is_another(tmp_path: Path) -> None:

@@ -50,9 +50,37 @@ def test_a_long_text_is_cut_and_an_empty_one_has_a_vector(model: MiniLM) -> None
     assert (vectors[1] * vectors[1]).sum() > 0.99
 
 
+def test_every_token_has_a_state_in_order_and_the_same_vector_comes_with_it(model: MiniLM) -> None:
+    texts = ["a much longer text about bread", "a cat"]
+    vectors, states = model.embed_with_states(texts)
+    alone, _ = model.embed(texts)
+    assert [state.shape for state in states] == [(8, DIMENSIONS), (4, DIMENSIONS)]
+    assert ((vectors * alone).sum(axis=1) > 0.999).all()
+
+
+def test_a_word_is_nearest_to_its_like(model: MiniLM) -> None:
+    question = model.question("How do I install a package?")
+    [at] = [at for at, span in enumerate(question.spans) if span == (9, 16)]
+    [states] = model.embed_with_states(["The weather is nice while installing software."])[1]
+    words = [
+        "[CLS]",
+        "the",
+        "weather",
+        "is",
+        "nice",
+        "while",
+        "installing",
+        "software",
+        ".",
+        "[SEP]",
+    ]
+    assert words[int((states @ question.states[at]).argmax())] == "installing"
+
+
 def test_no_texts_have_no_vectors(model: MiniLM) -> None:
     vectors, tokens = model.embed([])
     assert (len(vectors), tokens) == (0, 0)
+    assert model.embed_with_states([])[1] == []
 
 
 def test_the_graph_is_built_once_and_nothing_else_is_left(index: Path, model: MiniLM) -> None:

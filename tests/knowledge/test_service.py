@@ -31,7 +31,7 @@ from murmurate.knowledge.ports import (
     Term,
 )
 from murmurate.knowledge.rules import FILE_BYTES_MAX, Rules
-from murmurate.knowledge.service import Collections, Source, ranked
+from murmurate.knowledge.service import Collections, Source
 from tests.fakes import FakeClock, RecordingTracer
 
 T = "default"
@@ -547,13 +547,3 @@ async def test_nothing_is_searched_for_without_a_question() -> None:
     assert await collections.search(T, ["docs"], "  ", limit=5) == []
     assert await collections.search(T, [], "cats", limit=5) == []
     assert await collections.search(T, ["docs"], "cats", limit=0) == []
-
-
-def test_what_both_searches_find_comes_first() -> None:
-    both = hit("both", "a cat purrs", cosine=0.6, bm25=3.0)
-    words = hit("words", "a cat", cosine=None, bm25=4.0)
-    meaning = hit("meaning", "felines", cosine=0.7)
-    passages = ranked(Found((words, meaning, both), (Term("cat", 2.0),)), limit=5)
-    assert passages[0].document == "both"
-    assert {passage.document for passage in passages} == {"both", "words", "meaning"}
-    assert all(0 <= passage.confidence <= 1 for passage in passages)

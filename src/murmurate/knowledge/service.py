@@ -3,7 +3,7 @@
 The log holds each document's text; the library's index follows it and can always be made again.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from hashlib import blake2b
 from itertools import count
@@ -12,15 +12,11 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import MurmurateError, NotFoundError, WorkerUnreachableError
 from murmurate.core.ports import Log, Tracer
 from murmurate.core.types import Frozen, Passage, TraceRef
-from murmurate.knowledge.fuse import fuse
 from murmurate.knowledge.ingest import Collection, Ingest, Progress, Step
-from murmurate.knowledge.ports import Found, Hit, Library, Problem
-from murmurate.knowledge.quote import confidence, features_of
+from murmurate.knowledge.ports import Library, Problem
+from murmurate.knowledge.rank import CANDIDATES, ranked
 from murmurate.knowledge.rules import Rules
 from murmurate.knowledge.watch import Watch
-
-CANDIDATES = 50
-"""How many hits of each search are fused."""
 
 
 class CollectionStatus(Frozen, frozen=True):
@@ -213,39 +209,3 @@ class Collections:
             dimensions=index and index.dimensions,
             index_bytes=index.index_bytes if index else 0,
         )
-
-
-def ranked(found: Found, *, limit: int) -> list[Passage]:
-    """Return the best hits as passages, best first, by the fused ranks of both searches."""
-    keyed = {(hit.document, hit.start): hit for hit in found.hits}
-    by_words = _ranking(keyed, lambda hit: hit.bm25)
-    by_vectors = _ranking(keyed, lambda hit: hit.cosine)
-    # A heavier vote for the vectors (1.5, 2) and one by the scores themselves were no better.
-    scores = fuse([(1.0, by_words[:CANDIDATES]), (1.0, by_vectors[:CANDIDATES])])
-    passages: list[Passage] = []
-    for place, (key, score) in enumerate(list(scores.items())[:limit], start=1):
-        hit = keyed[key]
-        passages.append(
-            Passage(
-                document=hit.document,
-                collection=hit.collection,
-                path=hit.path,
-                text=hit.text,
-                start=hit.start,
-                end=hit.end,
-                line_first=hit.line_first,
-                line_last=hit.line_last,
-                page=hit.page,
-                score=score,
-                confidence=confidence(features_of(hit, found.terms, place=place)),
-            )
-        )
-    return passages
-
-
-def _ranking(
-    hits: Mapping[tuple[str, int], Hit], score: Callable[[Hit], float | None]
-) -> list[tuple[str, int]]:
-    """Return the keys of the hits that have a score, best first."""
-    scored = [(value, key) for key, hit in hits.items() if (value := score(hit)) is not None]
-    return [key for _, key in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]

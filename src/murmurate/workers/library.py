@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,6 +57,8 @@ TEXTS_MAX = 2048
 EMBEDDER_WAIT_S = 3.0
 """How long a search waits for an embedder that is still loading, before it goes on without."""
 EMBEDDER = f"minilm-int8-{GRAPH_VERSION}"
+CLOSER_LOOKS = 25
+"""Of so many chunks of each search the single words are compared, too (about 10 ms)."""
 PENDING_BATCH = 16
 """Chunks embedded at a time: so many are embedded again after a kill, and closing waits for."""
 SWITCH_S = 0.0005
@@ -72,10 +74,10 @@ _M = TypeVar("_M")
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Chunks that were embedded, and their vectors by row: none for another language."""
+    """Chunks that were embedded, with vectors and token states by row: none in another language."""
 
     chunks: list[Pending]
-    blobs: dict[int, bytes]
+    blobs: dict[int, tuple[bytes, bytes]]
 
 
 class Meaning:
@@ -84,9 +86,9 @@ class Meaning:
     def __init__(self, folder: Path, table: ChunkTable) -> None:
         """Load both; blocks for a moment, or for seconds when the model's graph must be built."""
         self.model = MiniLM(folder)
-        from murmurate.adapters import vectors  # noqa: PLC0415 - needs numpy, an extra
+        from murmurate.adapters import late, vectors  # noqa: PLC0415 - need numpy, an extra
 
-        self._vectors = vectors
+        self._vectors, self._late = vectors, late
         self._table = table
         self.kept: VectorTable = vectors.VectorTable(DIMENSIONS)
 
@@ -110,31 +112,44 @@ class Meaning:
         pending = self._table.pending(after=after, limit=PENDING_BATCH)
         # The model knows English only: what is mostly something else is found by its words.
         known = [chunk for chunk in pending if is_mostly_latin(" ".join(chunk.texts))]
-        vectors, _ = self.model.embed([text for chunk in known for text in chunk.texts])
-        blobs = dict.fromkeys((chunk.row for chunk in pending), b"")
+        texts = [text for chunk in known for text in chunk.texts]
+        vectors, states = self.model.embed_with_states(texts)
+        blobs: dict[int, tuple[bytes, bytes]] = {chunk.row: (b"", b"") for chunk in pending}
         first = 0
         for chunk in known:
-            blobs[chunk.row] = vectors[first : first + len(chunk.texts)].tobytes()
+            own = slice(first, first + len(chunk.texts))
+            packed = b"".join(self._late.pack(text) for text in states[own])
+            blobs[chunk.row] = vectors[own].tobytes(), packed
             first += len(chunk.texts)
         return Made(pending, blobs)
 
     def keep(self, made: Made) -> None:
         """Write vectors down and search in them from now on. Runs in the indexing thread."""
-        still_there = self._table.set_vectors(list(made.blobs.items()))
+        still_there = self._table.set_vectors([(row, *both) for row, both in made.blobs.items()])
         for chunk in made.chunks:
             if chunk.row in still_there:
-                self._keep(chunk.row, chunk.tenant, chunk.collection, made.blobs[chunk.row])
+                self._keep(chunk.row, chunk.tenant, chunk.collection, made.blobs[chunk.row][0])
 
     def _keep(self, row: int, tenant: str, collection: str, vectors: bytes) -> None:
         if vectors:  # none: not a language that the model knows
             self.kept.put(tenant, collection, row, self._vectors.from_bytes(vectors, DIMENSIONS))
 
-    def nearest(self, message: Find, also: Collection[int]) -> dict[int, float]:
-        """Return the cosines of the nearest rows, and of the rows in `also`."""
-        [question], _ = self.model.embed([message.question])
-        return self.kept.nearest(
-            message.tenant, message.collections, question, limit=message.limit, also=also
+    def find(
+        self, message: Find, by_words: Sequence[int], terms: Mapping[str, float]
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the cosines of the nearest rows and of those in `by_words`.
+
+        And for the best of both, how well the single words meet (see `late`).
+        """
+        question = self.model.question(message.question)
+        cosines = self.kept.nearest(
+            message.tenant, message.collections, question.vector, limit=message.limit, also=by_words
         )
+        nearest = sorted(cosines, key=lambda row: -cosines[row])[:CLOSER_LOOKS]
+        states = self._table.states([*{*nearest, *by_words[:CLOSER_LOOKS]}])
+        counted = self._late.weights(message.question, question.spans, terms)
+        scores = self._late.similarities(question.states, counted, list(states.values()))
+        return cosines, dict(zip(states, scores, strict=True))
 
 
 class LibraryWorker:
@@ -351,7 +366,9 @@ class LibraryWorker:
             message.tenant, message.collections, message.question, limit=message.limit
         )
         scores = dict(asked.rows)
-        cosines = {} if meaning is None else meaning.nearest(message, scores.keys())
+        cosines, closer = {}, {}
+        if meaning is not None:
+            cosines, closer = meaning.find(message, list(scores), dict(asked.terms))
         hits = [
             Hit(
                 document=row.document,
@@ -367,6 +384,7 @@ class LibraryWorker:
                 page=row.page,
                 cosine=cosines.get(row.row),
                 bm25=scores.get(row.row),
+                late=closer.get(row.row),
             )
             for row in self._table.rows([*(scores.keys() | cosines.keys())])
         ]
