@@ -115,6 +115,17 @@ def test_headers_and_proxies_may_be_references(monkeypatch: pytest.MonkeyPatch) 
     assert found.redacted(text) == "[hidden] and [hidden] by [hidden] are not for b"
 
 
+def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
+    for key, value, words in (
+        ("ca_file", str(tmp_path / "none.pem"), "none.pem': no such file"),
+        ("key", "env:NOBODY_SETS_THIS", "NOBODY_SETS_THIS is not set"),
+        ("proxy", "env:NOBODY_SETS_THIS", "NOBODY_SETS_THIS is not set"),
+    ):
+        model = parse({"models": {"m": {**REMOTE, key: value}}}).models["m"]
+        with pytest.raises(ConfigError, match=words):
+            remote(model)
+
+
 # What does not.
 
 

@@ -26,6 +26,8 @@ COVERED_ELSEWHERE = {
     "knowledge/ingest.py": "tests/knowledge/test_service.py",
     # Messages without code: each is sent by the tests of the worker that gets it.
     "workers/boot.py": "tests/workers",
+    # A part of the library worker, tested through it.
+    "workers/meaning.py": "tests/workers/test_library.py",
     # What wires real processes together is tested with real processes.
     "workers/llama_cpp.py": "tests/e2e",
     "workers/scripted.py": "tests/workers/test_engine.py, tests/e2e",

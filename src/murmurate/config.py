@@ -353,8 +353,13 @@ class Remote(msgspec.Struct, frozen=True):
 
 
 def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
-    """Return the server that a section names, its references resolved; `ConfigError`: one fails."""
+    """Return the server that a section names, its references resolved.
+
+    `ConfigError`: a reference leads nowhere, or `ca_file` does.
+    """
     assert config.url is not None, "only sections of engine 'openai' are remote"
+    if config.ca_file is not None and not Path(config.ca_file).expanduser().is_file():
+        raise ConfigError(f"ca_file = {config.ca_file!r}: no such file")
     return Remote(
         url=config.url.rstrip("/"),
         key=None if config.key is None else secret(config.key),

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from murmurate.adapters.openai_http import OpenAIHttp
+from murmurate.config import Remote
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import (
     BadRequestError,
@@ -60,9 +61,8 @@ class Story:
         self.tracer = FakeTracer()
         defaults: dict[str, Any] = {
             "name": "up",
-            "url": None,
+            "remote": Remote("http://engine/v1", "secret"),
             "socket": self.path,
-            "key": "secret",
             "first_token_s": 5,
             "stall_s": 5,
             "clock": SystemClock(),
@@ -414,7 +414,7 @@ def test_over_tcp_one_connection_serves_request_after_request() -> None:
         server.close()
         await server.wait_closed()
         url = f"http://127.0.0.1:{port}/v1/"
-        async with upstream(handler, str(port)), story(url=url, socket=None, key=None) as told:
+        async with upstream(handler, str(port)), story(remote=Remote(url), socket=None) as told:
             for _ in range(3):
                 assert await all_of(told.engine, ask()) == WHOLE
             assert await told.engine.health()

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from murmurate.adapters.openai_http import OpenAIHttp
-from murmurate.config import Engine, ModelConfig, parse, weights_path
+from murmurate.config import Engine, ModelConfig, Remote, parse, weights_path
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import (
     EngineFailedError,
@@ -135,9 +135,8 @@ class Worker:
     def engine(self, key: str = "secret") -> OpenAIHttp:
         return OpenAIHttp(
             name="tiny",
-            url=None,
+            remote=Remote("http://engine/v1", key),
             socket=self.socket,
-            key=key,
             first_token_s=10,
             stall_s=10,
             clock=SystemClock(),

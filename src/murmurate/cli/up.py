@@ -3,6 +3,8 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -17,6 +19,7 @@ from murmurate.config import (
     KnowledgeConfig,
     ModelConfig,
     load,
+    remote,
     weights_path,
 )
 from murmurate.core.clock import SystemClock
@@ -81,19 +84,31 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
             raise ConfigError(f"--docs {docs}: expected a folder")
         knowledge = {**knowledge, "docs": KnowledgeConfig(folder=docs)}
     for name, model in config.models.items():
-        if model.engine is Engine.LLAMA_CPP:
-            check_weights(name, model)
+        with _about(f"models.{name}"):
+            if model.engine is Engine.LLAMA_CPP:
+                check_weights(model)
+            elif model.url is not None:
+                remote(model)
+    if config.embeddings.url is not None:
+        with _about("embeddings"):
+            remote(config.embeddings)
     return msgspec.structs.replace(config, server=server, knowledge=knowledge)
 
 
-def check_weights(name: str, model: ModelConfig) -> None:
-    """Refuse a file that can't be served before any process is started for it."""
+@contextmanager
+def _about(section: str) -> Generator[None]:
+    """Put the section's name in front of what is wrong with it."""
     try:
-        header = read_header(weights_path(model.weights or ""))
-        check_fits(header, memory_bytes=memory_bytes())
-        context_fitting(header, model.context_tokens, default=CONTEXT_TOKENS)
+        yield
     except ConfigError as error:
-        raise ConfigError(f"models.{name}: {error.detail}") from error
+        raise ConfigError(f"{section}: {error.detail}") from error
+
+
+def check_weights(model: ModelConfig) -> None:
+    """Refuse a file that can't be served before any process is started for it."""
+    header = read_header(weights_path(model.weights or ""))
+    check_fits(header, memory_bytes=memory_bytes())
+    context_fitting(header, model.context_tokens, default=CONTEXT_TOKENS)
 
 
 def greet(ready: Ready, config: Config, *, state: Path, key: str | None) -> None:

@@ -4,35 +4,41 @@ What it keeps under `index/` can be made again from the log. All changes of the 
 one thread, in order; searches run beside it.
 """
 
+# Over 400 lines: what the index is and what it does while a part of it is away belong together.
 import asyncio
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from subprocess import SubprocessError
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
+from typing import Any, ParamSpec, TypeVar, assert_never
 
 import msgspec
 
 from murmurate.adapters import parse
-from murmurate.adapters.chunks import ChunkTable
+from murmurate.adapters.chunks import ChunkTable, Pending
 from murmurate.adapters.keywords import KeywordIndex, Words
 from murmurate.adapters.library import Drop, Embed, Extract, Find, Held, List, Put, State
-from murmurate.adapters.minilm import BATCH, DIMENSIONS, GRAPH_VERSION, MiniLM
 from murmurate.adapters.wire import serve
-from murmurate.core.errors import MissingPartError, OverloadedError
+from murmurate.core.clock import Clock, SystemClock
+from murmurate.core.errors import (
+    BadRequestError,
+    ConfigError,
+    EngineUnreachableError,
+    MissingPartError,
+    MurmurateError,
+    OverloadedError,
+)
 from murmurate.core.ports import Embeddings
 from murmurate.knowledge.ports import Document, Found, Hit, LibraryState, Term
-from murmurate.knowledge.words import is_mostly_latin
 from murmurate.workers.boot import LibraryBoot
+from murmurate.workers.embedder import knows, open_embedder
 from murmurate.workers.lifeline import boot, say_ready
-
-if TYPE_CHECKING:
-    from murmurate.adapters.vectors import VectorTable
+from murmurate.workers.meaning import Meaning
 
 SEARCH_THREADS = 2
 SEARCHES_MAX = 64
@@ -40,8 +46,12 @@ SEARCHES_MAX = 64
 TEXTS_MAX = 2048
 EMBEDDER_WAIT_S = 3.0
 """How long a search waits for an embedder that is still loading, before it goes on without."""
-EMBEDDER = f"minilm-int8-{GRAPH_VERSION}"
-PENDING_BATCH = 8
+PAUSE_S = 1.0
+"""Between two attempts to reach an embedder that does not work; twice as long each time."""
+
+PAUSE_S_MAX = 60.0
+REST_S = 5.0
+"""How long searches go by words at once, after the embedder failed one."""
 
 LibraryMessage = List | Extract | Held | Put | Drop | State | Find | Embed
 
@@ -50,64 +60,21 @@ _R = TypeVar("_R")
 _M = TypeVar("_M")
 
 
-class Meaning:
-    """The loaded embedder and the vectors: there only where its packages are installed."""
-
-    def __init__(self, folder: Path, table: ChunkTable) -> None:
-        """Load both; blocks for a moment, or for seconds when the model's graph must be built."""
-        self.model = MiniLM(folder)
-        from murmurate.adapters import vectors  # noqa: PLC0415 - needs numpy, an extra
-
-        self._vectors = vectors
-        self._table = table
-        self.kept: VectorTable = vectors.VectorTable(DIMENSIONS)
-
-    def load(self) -> None:
-        """Read the stored vectors. Runs in the indexing thread, so that no change is missed."""
-        self._table.use_embedder(EMBEDDER)
-        for row, tenant, collection, vectors in self._table.vectors():
-            if vectors:  # none: not a language that the model knows
-                made = self._vectors.from_bytes(vectors, DIMENSIONS)
-                self.kept.put(tenant, collection, row, made)
-
-    def embed_pending(self) -> int:
-        """Make the vectors of some chunks that have none; return how many."""
-        pending = self._table.pending(limit=PENDING_BATCH)
-        if not pending:
-            return 0
-        # The model knows English only: what is mostly something else is found by its words.
-        known = [chunk for chunk in pending if is_mostly_latin(" ".join(chunk.texts))]
-        made, _ = self.model.embed([text for chunk in known for text in chunk.texts])
-        blobs = dict.fromkeys((chunk.row for chunk in pending), b"")
-        first = 0
-        for chunk in known:
-            vectors = made[first : first + len(chunk.texts)]
-            first += len(chunk.texts)
-            blobs[chunk.row] = vectors.tobytes()
-            self.kept.put(chunk.tenant, chunk.collection, chunk.row, vectors)
-        self._table.set_vectors(list(blobs.items()))
-        return len(pending)
-
-    def nearest(self, message: Find, also: Collection[int]) -> dict[int, float]:
-        """Return the cosines of the nearest rows, and of the rows in `also`."""
-        [question], _ = self.model.embed([message.question])
-        return self.kept.nearest(
-            message.tenant, message.collections, question, limit=message.limit, also=also
-        )
-
-
 class LibraryWorker:
     """Answers the messages of `adapters.library`."""
 
     def __init__(
         self,
-        folder: Path,
+        boot: LibraryBoot,
         *,
         on_failure: Callable[[], None],
         embedder_wait_s: float = EMBEDDER_WAIT_S,
+        clock: Clock | None = None,
     ) -> None:
+        folder = Path(boot.index)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = folder
+        self._boot = boot
+        self._clock = clock or SystemClock()
         self._words = Words(folder)
         self._table = ChunkTable(folder)
         self._keywords = KeywordIndex(folder, self._words)
@@ -117,6 +84,12 @@ class LibraryWorker:
         self._meaning: asyncio.Future[Meaning] = asyncio.get_running_loop().create_future()
         self._indexed_by: Meaning | None = None
         """As `_meaning`, but for the indexing thread: set when the stored vectors are loaded."""
+        self._trouble: str | None = None
+        """Why the embedder does not work just now, though it may later."""
+        self._resting_until_s = 0.0
+        """Until then no search waits for an embedder that has failed."""
+        self._behind = False
+        """Whether chunks went without vectors because of trouble, and still do."""
         self._searches = 0
         self._caught_up = False
         self._work = asyncio.Event()
@@ -177,6 +150,8 @@ class LibraryWorker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for threads in (self._reading, self._searching, self._indexing):
             await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
+        if self._indexed_by is not None:
+            await self._indexed_by.embedder.close()
         self._keywords.close()
         self._table.close()
 
@@ -203,37 +178,96 @@ class LibraryWorker:
     async def _load_and_embed(self) -> None:
         """Load the embedder, then give vectors to all chunks that have none, as they come."""
         try:
-            meaning = await asyncio.to_thread(Meaning, self._folder, self._table)
-            await self._on(self._indexing, self._load, meaning)
-        except (MissingPartError, ImportError, OSError, SubprocessError) as cause:
-            detail = cause.detail if isinstance(cause, MissingPartError) else str(cause)
+            meaning = await self._opened()
+        except (MissingPartError, ConfigError, ImportError, OSError, SubprocessError) as cause:
+            detail = cause.detail if isinstance(cause, MurmurateError) else str(cause)
             missing = MissingPartError(detail)
             self._meaning.set_exception(missing)
             self._meaning.exception()  # seen: whoever asks gets it again
+            self._trouble = None
             self._settled.set()
             sys.stderr.write(f"library: {missing}\n")
             return
         self._meaning.set_result(meaning)
         while True:
             self._work.clear()
-            while await self._on(self._indexing, meaning.embed_pending):
-                pass  # batch by batch, so that changes of the index get their turn
+            await self._embed_all(meaning)
             if not self._work.is_set():
                 self._settled.set()
                 await self._work.wait()
 
+    async def _opened(self) -> Meaning:
+        """Return embedder and vectors, as soon as the embedder answers."""
+        pause_s = PAUSE_S
+        while True:
+            try:
+                embedder = await open_embedder(self._boot, self._clock)
+            except (MissingPartError, ConfigError):
+                raise
+            except MurmurateError as error:
+                self._stumbled(error)
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, PAUSE_S_MAX)
+            else:
+                meaning = Meaning(embedder, self._table)
+                await self._on(self._indexing, self._load, meaning)
+                self._trouble = None
+                return meaning
+
     def _load(self, meaning: Meaning) -> None:
         meaning.load()
         self._indexed_by = meaning
+
+    async def _embed_all(self, meaning: Meaning) -> None:
+        """Give vectors to all chunks that have none, however long the embedder is away.
+
+        Batch by batch, so that changes of the index get their turn.
+        """
+        pause_s = PAUSE_S
+        while pending := await self._on(self._indexing, meaning.pending):
+            chunks = [c for c in pending if knows(self._boot.embeddings, " ".join(c.texts))]
+            try:
+                made = await self._vectors_of(meaning, chunks)
+            except MurmurateError as error:
+                self._stumbled(error)
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, PAUSE_S_MAX)
+            else:
+                pause_s, self._trouble = PAUSE_S, None
+                await self._on(self._indexing, meaning.keep, pending, made)
+        self._behind = False
+
+    async def _vectors_of(self, meaning: Meaning, chunks: Sequence[Pending]) -> dict[int, Any]:
+        """Return vectors by row; a chunk that the embedder refuses has none, and stops no other."""
+        try:
+            made = await meaning.made(chunks, self._indexing) if chunks else []
+            return {chunk.row: vectors for chunk, vectors in zip(chunks, made, strict=True)}
+        except BadRequestError as error:
+            if len(chunks) == 1:
+                sys.stderr.write(f"library: a passage goes without a vector: {error}\n")
+                return {}
+        found: dict[int, Any] = {}
+        for chunk in chunks:
+            found.update(await self._vectors_of(meaning, [chunk]))
+        return found
+
+    def _stumbled(self, error: MurmurateError) -> None:
+        """Note that the embedder does not work: until it does, search goes by words alone."""
+        if self._trouble is None:
+            sys.stderr.write(f"library: search goes by words alone: {error}\n")
+        self._trouble = error.detail
+        self._behind = True
+        self._settled.set()  # whoever waits for vectors would wait for as long as that lasts
 
     async def _change(
         self, tenant: str, collection: str, ids: Sequence[str], documents: Sequence[Document]
     ) -> None:
         """Put documents in place of those ids; none: drop them."""
         await self._on(self._indexing, self._replace, tenant, collection, ids, documents)
-        if documents and not self._missing():
-            self._settled.clear()
+        if documents:
             self._work.set()
+            if not self._missing():
+                self._settled.clear()
 
     def _replace(
         self, tenant: str, collection: str, ids: Sequence[str], documents: Sequence[Document]
@@ -264,20 +298,46 @@ class LibraryWorker:
 
     async def _find(self, message: Find) -> Found:
         # Whether what follows may miss something is judged before it begins.
-        is_partial = not self._caught_up
+        is_partial = not self._caught_up or self._behind
         meaning: Meaning | None = None
-        if is_mostly_latin(message.question):
+        question: Any = None
+        if knows(self._boot.embeddings, message.question):
             meaning, is_late = await self._meaning_in_time()
+            if meaning is not None:
+                question, is_late = await self._vector_of(message.question, meaning)
             is_partial = is_partial or is_late
-        found = await self._on(self._searching, self._find_now, message, meaning)
+        asked = None if meaning is None or question is None else (meaning, question)
+        found = await self._on(self._searching, self._find_now, message, asked)
         return msgspec.structs.replace(found, is_partial=is_partial)
 
-    def _find_now(self, message: Find, meaning: Meaning | None) -> Found:
+    async def _vector_of(self, question: str, meaning: Meaning) -> tuple[Any, bool]:
+        """Return the question's vector, None where there is none; and whether there may be later.
+
+        A search is answered by words alone rather than not at all.
+        """
+        if self._clock.now_s() < self._resting_until_s:
+            return None, True
+        try:
+            vector = await meaning.embedder.question(question, self._searching)
+        except BadRequestError:  # such as one that is too long: asked again, it will be again
+            return None, False
+        except MurmurateError as error:
+            self._resting_until_s = self._clock.now_s() + REST_S
+            self._trouble = error.detail
+            return None, True
+        if not self._behind:
+            self._trouble = None
+        return vector, False
+
+    def _find_now(self, message: Find, asked_by: tuple[Meaning, Any] | None) -> Found:
         asked = self._keywords.find(
             message.tenant, message.collections, message.question, limit=message.limit
         )
         scores = dict(asked.rows)
-        cosines = {} if meaning is None else meaning.nearest(message, scores.keys())
+        cosines: dict[int, float] = {}
+        if asked_by is not None:
+            meaning, question = asked_by
+            cosines = meaning.nearest(message, question, scores.keys())
         hits = [
             Hit(
                 document=row.document,
@@ -298,18 +358,16 @@ class LibraryWorker:
         return Found(tuple(hits), tuple(Term(word, idf) for word, idf in asked.terms))
 
     async def _embed(self, message: Embed) -> Embeddings:
+        if self._trouble is not None and not self._meaning.done():
+            raise EngineUnreachableError(self._trouble, retry_s=PAUSE_S)
         meaning = await asyncio.shield(self._meaning)
-        vectors: list[tuple[float, ...]] = []
-        tokens = 0
-        for first in range(0, len(message.texts), BATCH):  # searches come in between
-            texts = message.texts[first : first + BATCH]
-            made, read = await self._on(self._searching, meaning.model.embed, texts)
-            vectors.extend(tuple(vector) for vector in made.tolist())
-            tokens += read
-        return Embeddings(tuple(vectors), tokens)
+        made, tokens = await meaning.embedder.embed(message.texts, self._searching)
+        return Embeddings(tuple(tuple(vector) for vector in made.tolist()), tokens)
 
     async def _meaning_in_time(self) -> tuple[Meaning | None, bool]:
         """Return embedder and vectors where there are any, and whether they are still to come."""
+        if self._trouble is not None and not self._meaning.done():
+            return None, True
         try:
             async with asyncio.timeout(self._embedder_wait_s):
                 return await asyncio.shield(self._meaning), False
@@ -319,9 +377,9 @@ class LibraryWorker:
             return None, True
 
     def _missing(self) -> str | None:
-        """Return why there is no embedder, None when there is or may be one."""
+        """Return why there are no new vectors, None when there are or may be some."""
         if not self._meaning.done() or self._meaning.exception() is None:
-            return None
+            return self._trouble
         return str(getattr(self._meaning.exception(), "detail", ""))
 
     async def _bounded(self, answer: Callable[[_M], Awaitable[_R]], message: _M) -> _R:
@@ -352,7 +410,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    worker = LibraryWorker(Path(boot_message.index), on_failure=stop.set)
+    worker = LibraryWorker(boot_message, on_failure=stop.set)
     server = await serve(boot_message.socket, LibraryMessage, worker.handle)
     say_ready(pid=os.getpid())
     await stop.wait()
