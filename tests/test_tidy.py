@@ -36,7 +36,6 @@ COVERED_ELSEWHERE = {
     "cli/client.py": "tests/e2e",
     "cli/ask.py": "tests/e2e",
     "cli/commands.py": "tests/e2e",
-    "cli/doctor.py": "tests/e2e",
     "cli/options.py": "tests/e2e",
     "cli/show.py": "tests/e2e",
     "cli/up.py": "tests/e2e",

@@ -68,6 +68,15 @@ async def open_embedder(boot: LibraryBoot, clock: Clock) -> LibraryEmbedder:
             assert_never(boot.embeddings.engine)
 
 
+def identity(config: EmbeddingsConfig, dimensions: int) -> str:
+    """Return what the vectors of the configured embedder belong to."""
+    if config.engine is EmbeddingsEngine.MINILM:
+        return MINILM
+    # Not the question's prefix: no stored vector depends on it.
+    parts = (config.url, config.model, str(dimensions), config.passage_prefix)
+    return "openai " + " ".join(part or "-" for part in parts)
+
+
 class Local:
     """MiniLM, computed here."""
 
@@ -110,9 +119,7 @@ class Elsewhere:
     def __init__(self, embedder: OpenAIEmbedder, config: EmbeddingsConfig, dimensions: int) -> None:
         self.dimensions = dimensions
         self.passage_prefix = config.passage_prefix
-        # Not the question's prefix: no stored vector depends on it.
-        parts = (config.url, config.model, str(dimensions), config.passage_prefix)
-        self.identity = "openai " + " ".join(part or "-" for part in parts)
+        self.identity = identity(config, dimensions)
         self._question_prefix = config.question_prefix
         self._embedder = embedder
 
