@@ -111,6 +111,7 @@ def test_headers_and_proxies_may_be_references(monkeypatch: pytest.MonkeyPatch) 
         {"X-Org": "org-secret", "X-A": "b"},
         proxy="http://u:pw@p:1",
     )
+    assert repr(found) == "Remote('https://h/v1')"
     text = "sk-secret-1 and org-secret by http://u:pw@p:1 are not for b"
     assert found.redacted(text) == "[hidden] and [hidden] by [hidden] are not for b"
 

@@ -20,7 +20,7 @@ import msgspec
 from murmurate.adapters.files import write_private
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog
-from murmurate.adapters.minilm import weights_folder
+from murmurate.adapters.minilm import DIMENSIONS, weights_folder
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.log import SqliteLog
@@ -387,7 +387,9 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         workers.library,
         clock=clock,
         embedder=config.embeddings.name,
-        dimensions=config.embeddings.dimensions,
+        dimensions=DIMENSIONS
+        if config.embeddings.engine is EmbeddingsEngine.MINILM
+        else config.embeddings.dimensions,
     )
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     log = SqliteLog(state / "truth.db", clock=clock)

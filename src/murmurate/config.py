@@ -344,6 +344,10 @@ class Remote(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     proxy: str | None = None
 
+    def __repr__(self) -> str:
+        """Show where, and nothing that may be secret: tracebacks and logs show representations."""
+        return f"Remote({self.url!r})"
+
     def redacted(self, text: str) -> str:
         """Return the text without any secret of this server's: some echo what they were sent."""
         for value in (self.key, self.proxy, *self.headers.values()):

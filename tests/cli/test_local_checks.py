@@ -32,7 +32,9 @@ def test_what_is_installed_is_told_with_its_version_and_the_rest_with_how_to_get
 def test_minilm_is_asked_for_only_where_it_is_used() -> None:
     names = [finding.about for finding in local_checks.parts(EmbeddingsEngine.OPENAI)]
     assert "MiniLM's weights" not in names
+    assert "vectors" in names
     assert len(local_checks.parts(EmbeddingsEngine.MINILM)) == len(names) + 2
+    assert len(local_checks.parts(EmbeddingsEngine.NONE)) == len(names) - 1
 
 
 def test_the_embedder_of_this_machine_is_compared_with_the_index() -> None:

@@ -68,6 +68,29 @@ def test_the_documents_have_vectors_of_the_other_server(second: Running) -> None
     assert "words and vectors" in json.dumps(body)
 
 
+def test_the_doctor_finds_both_in_order_with_the_server_up_and_down(
+    service: Running, second: Running, tmp_path: Path
+) -> None:
+    config = str(second.state.parent / "murmurate.toml")
+    for state in (second.state, tmp_path / "state"):
+        arguments = ["--json", "--config", config, "--state", str(state)]
+        done = subprocess.run(
+            [sys.executable, "-m", "murmurate", "doctor", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        found = {finding["about"]: finding for finding in json.loads(done.stdout)}
+        assert not [it for it in found.values() if it["verdict"] == "fail"]
+        assert "takes the key" in found["model far"]["detail"]
+        assert found["embeddings"]["detail"].endswith(", 384 numbers")
+        assert found["embeddings"]["verdict"] == "ok"
+        assert done.returncode == 0
+        assert service.key not in done.stdout + done.stderr
+        assert (found["server"]["verdict"] == "ok") == (state == second.state)
+
+
 def test_no_secret_of_the_other_server_is_written_anywhere(
     service: Running, second: Running
 ) -> None:

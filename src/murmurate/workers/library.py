@@ -234,6 +234,7 @@ class LibraryWorker:
                 pause_s = min(pause_s * 2, PAUSE_S_MAX)
             else:
                 pause_s, self._trouble = PAUSE_S, None
+                self._settled.clear()  # trouble had set it: there is something to wait for again
                 await self._on(self._indexing, meaning.keep, pending, made)
         self._behind = False
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from murmurate.adapters.chunks import ChunkTable, Pending
 from murmurate.adapters.library import Find
+from murmurate.core.errors import MissingPartError
 from murmurate.workers.embedder import LibraryEmbedder
 
 if TYPE_CHECKING:
@@ -16,7 +17,11 @@ class Meaning:
     """The embedder and the vectors: there only where its packages are installed."""
 
     def __init__(self, embedder: LibraryEmbedder, table: ChunkTable) -> None:
-        from murmurate.adapters import vectors  # noqa: PLC0415 - needs numpy, an extra
+        """Make room for vectors; `MissingPartError` where there is no numpy."""
+        try:
+            from murmurate.adapters import vectors  # noqa: PLC0415 - needs numpy, an extra
+        except ImportError as cause:
+            raise MissingPartError("search by vectors needs numpy: pip install numpy") from cause
 
         self.embedder = embedder
         self._vectors = vectors
