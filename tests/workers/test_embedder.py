@@ -116,6 +116,41 @@ def test_a_server_that_comes_back_gives_all_chunks_their_vectors(tmp_path: Path)
     told(tmp_path, handler, tell)
 
 
+def test_after_trouble_whoever_waits_for_vectors_waits_again(tmp_path: Path) -> None:
+    away, held = asyncio.Event(), asyncio.Event()
+    upstream = EmbeddingServer()
+    passages = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal passages
+        if away.is_set():
+            return web.Response(status=401)
+        passages += sum("part" in text for text in (await request.json())["input"])
+        if passages > 64:  # the second round of chunks, after the first has gone well
+            await held.wait()
+        return await upstream(request)
+
+    text = "".join(f"# Title {n}\n\n" + f"This is part {n} of it. " * 9 + "\n\n" for n in range(70))
+
+    async def tell(worker: Worker) -> None:
+        await worker.client.embed(["loaded"])
+        away.set()
+        await worker.client.put(T, "docs", [Document("big", "big.md", "Big", "1", text)])
+        while (await worker.client.state(T, "docs", wait_s=0)).vectors_missing is None:
+            await asyncio.sleep(0.01)
+        away.clear()
+        while (state := await worker.client.state(T, "docs", wait_s=0)).vectors_missing is not None:
+            await asyncio.sleep(0.01)
+        assert 0 < state.chunks_pending < 70
+        waiting = asyncio.create_task(worker.client.state(T, "docs", wait_s=60))
+        done, _ = await asyncio.wait({waiting}, timeout=0.3)
+        assert not done
+        held.set()
+        assert (await waiting).chunks_pending == 0
+
+    told(tmp_path, handler, tell, batch_texts=2048)
+
+
 def test_a_passage_that_the_server_refuses_stops_no_other(tmp_path: Path) -> None:
     upstream = EmbeddingServer()
 

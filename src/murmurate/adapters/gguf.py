@@ -27,6 +27,7 @@ KV_BYTES = 2
 # Value types of the metadata: their `struct` format; 8 is a string, 9 an array.
 _SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 
 _TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
@@ -307,13 +308,12 @@ class _Part:
         if kind in _SCALARS:
             numbers = reader.numbers(_SCALARS[kind], count)
             return max(numbers, default=0)
-        for _ in range(count):
-            reader.skip_text()
+        reader.skip_texts(count)
         return None
 
     def _tensor(self, reader: "_Reader") -> int:
         """Note a tensor's elements; return where it ends, counted from where the tensors begin."""
-        reader.skip_text()
+        reader.skip_texts(1)
         shape = reader.numbers("Q", min(reader.number("I"), 8))
         kind, offset = reader.number("I"), reader.number("Q")
         elements = prod(shape)
@@ -344,8 +344,13 @@ class _Reader:
         self._skip(length)
         return self._data[first : self.at].decode(errors="replace")
 
-    def skip_text(self) -> None:
-        self._skip(self.number("Q"))
+    def skip_texts(self, count: int) -> None:
+        """Pass over texts. A vocabulary has hundreds of thousands, so nothing else is done here."""
+        data, at, length_at = self._data, self.at, _LENGTH.unpack_from
+        for _ in range(count):
+            at += _LENGTH.size + length_at(data, at)[0]
+        self.at = at
+        self._skip(0)
 
     def _skip(self, length: int) -> None:
         self.at += length

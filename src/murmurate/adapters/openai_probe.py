@@ -1,7 +1,13 @@
 """Asks an OpenAI-compatible server what it is: is it there, does it take the key, what has it."""
 
+import asyncio
+import socket
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -94,6 +100,8 @@ class Probe:
 
     async def models(self) -> Reply:
         """Return the answer of `GET /models`."""
+        way = urlsplit(self._remote.proxy or self._remote.url)
+        await look_up(way.hostname or "")
         return await self._reply("GET", f"{self._remote.url}/models")
 
     async def one_token(self, model: str) -> Reply:
@@ -129,6 +137,37 @@ class Probe:
         ms = (time.perf_counter() - began_s) * 1000
         said = UpstreamError() if status == 200 else said_by(self._remote, read)
         return Reply(status, ms, read, said)
+
+
+async def look_up(host: str, *, ask: Callable[[str, int], object] = socket.getaddrinfo) -> None:
+    """Find the host's address, or raise `EngineUnreachableError` for the step DNS.
+
+    In a thread that nobody waits for at the exit: a resolver without an answer may take a minute,
+    and can't be told to stop.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[OSError | None] = loop.create_future()
+
+    def tell(error: OSError | None) -> None:
+        if not done.done():
+            done.set_result(error)
+
+    def run() -> None:
+        error: OSError | None = None
+        try:
+            ask(host, 0)
+        except OSError as cause:
+            error = cause
+        with suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, name="look-up", daemon=True).start()
+    error = await done
+    if error is None:
+        return
+    if error.errno == socket.EAI_AGAIN:
+        raise EngineUnreachableError("DNS: no name server answers") from error
+    raise EngineUnreachableError("DNS: its name is not known") from error
 
 
 def listed(reply: Reply) -> dict[str, int | None] | None:

@@ -67,7 +67,7 @@ async def asked(
             async with asyncio.timeout(timeout_s):
                 return await check()
         except TimeoutError:
-            advice = "is it up? Is a firewall between? --timeout gives it longer"
+            advice = "is it up? Does DNS answer, is a firewall between? --timeout gives it longer"
             return Finding(about, "fail", f"no answer within {timeout_s:g} s", advice)
         except MurmurateError as error:
             return Finding(about, "fail", error.detail, "correct this key")
