@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from murmurate.adapters.library import Embed, Find
 from murmurate.config import EmbeddingsConfig, EmbeddingsEngine, Remote
 from murmurate.core.errors import EngineUnreachableError, MissingPartError
-from murmurate.knowledge.ports import Document, LibraryState
+from murmurate.knowledge.ports import Document, Found, LibraryState
+from murmurate.workers.boot import LibraryBoot
+from murmurate.workers.library import REST_S, LibraryWorker
 from tests.adapters.remote_server import EmbeddingServer, Handler, in_turn, refusing, server
+from tests.fakes import FakeClock
 from tests.workers.test_library import BREAD, CATS, CHINESE, DOCS, Worker, documents, running
 
 pytestmark = pytest.mark.e2e
@@ -114,6 +118,36 @@ def test_a_server_that_comes_back_gives_all_chunks_their_vectors(tmp_path: Path)
         assert not found.is_partial
 
     told(tmp_path, handler, tell)
+
+
+def test_after_a_failure_searches_do_not_wait_for_the_embedder_for_a_while(tmp_path: Path) -> None:
+    async def run() -> None:
+        clock, upstream = FakeClock(), EmbeddingServer()
+        away, questions = asyncio.Event(), 0
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            nonlocal questions
+            questions += 1
+            return web.Response(status=401) if away.is_set() else await upstream(request)
+
+        async with server(handler) as url:
+            told = LibraryBoot("", str(tmp_path), **boot(url))
+            worker = LibraryWorker(told, on_failure=lambda: None, clock=clock)
+            try:
+                await worker.handle(Embed(("loaded",)))
+                away.set()
+                partial: list[bool] = []
+                for passes_s in (0, 1, REST_S):
+                    clock.time_s += passes_s
+                    found = await worker.handle(Find(T, ("docs",), "cat", 5))
+                    assert isinstance(found, Found)
+                    partial.append(found.is_partial)
+                assert partial == [True, True, True]
+                assert questions == 4  # the probe, one to load, and two of the three searches
+            finally:
+                await worker.close()
+
+    asyncio.run(run())
 
 
 def test_after_trouble_whoever_waits_for_vectors_waits_again(tmp_path: Path) -> None:

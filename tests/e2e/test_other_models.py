@@ -1,6 +1,7 @@
-"""A service whose model and embedder are another server: here, murmurate itself."""
+"""A service with another file, or whose model and embedder are another server: murmurate itself."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from murmurate.config import weights_path
 from tests.e2e.running import Running, running
 
 QUESTION = "What happens when the engine is killed?"
@@ -66,6 +68,20 @@ def test_the_documents_have_vectors_of_the_other_server(second: Running) -> None
     status, _, body = second.request("/api/knowledge")
     assert status == 200
     assert "words and vectors" in json.dumps(body)
+
+
+def test_a_file_beside_the_configuration_is_a_model_with_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    shutil.copy(weights_path("builtin:tiny"), folder / "mine.gguf")
+    (folder / "m.toml").write_text('models.mine.weights = "mine.gguf"\n')
+    (tmp_path / "elsewhere").mkdir()
+    state = tmp_path / "elsewhere" / "state"  # it starts in the folder above its state
+    with running(state, "--config", str(folder / "m.toml")) as it:
+        answer = it.client().chat.completions.create(
+            model="mine", messages=[{"role": "user", "content": "hello"}], max_tokens=4
+        )
+        assert answer.choices[0].message.content
 
 
 def test_the_doctor_finds_both_in_order_with_the_server_up_and_down(
