@@ -28,6 +28,7 @@ from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import (
     BadRequestError,
     ConfigError,
+    EngineFailedError,
     EngineUnreachableError,
     MissingPartError,
     MurmurateError,
@@ -36,7 +37,7 @@ from murmurate.core.errors import (
 from murmurate.core.ports import Embeddings
 from murmurate.knowledge.ports import Document, Found, Hit, LibraryState, Term
 from murmurate.workers.boot import LibraryBoot
-from murmurate.workers.embedder import knows, open_embedder
+from murmurate.workers.embedder import PROBE, knows, open_embedder
 from murmurate.workers.lifeline import boot, say_ready
 from murmurate.workers.meaning import Meaning
 
@@ -245,12 +246,20 @@ class LibraryWorker:
             return {chunk.row: vectors for chunk, vectors in zip(chunks, made, strict=True)}
         except BadRequestError as error:
             if len(chunks) == 1:
+                await self._refuses_not_all(meaning)
                 sys.stderr.write(f"library: a passage goes without a vector: {error}\n")
                 return {}
         found: dict[int, Any] = {}
         for chunk in chunks:
             found.update(await self._vectors_of(meaning, [chunk]))
         return found
+
+    async def _refuses_not_all(self, meaning: Meaning) -> None:
+        """Raise when it is not the text: a server that refuses everything must not mark it all."""
+        try:
+            await meaning.embedder.embed([PROBE], self._indexing)
+        except BadRequestError as error:
+            raise EngineFailedError(f"every text is refused: {error.detail}") from error
 
     def _stumbled(self, error: MurmurateError) -> None:
         """Note that the embedder does not work: until it does, search goes by words alone."""
@@ -291,10 +300,14 @@ class LibraryWorker:
         return state
 
     async def _state_now(self, message: State) -> LibraryState:
+        # Until they are loaded nobody knows whose vectors these are: asked before they are counted.
+        is_unknown = self._indexed_by is None
         chunks, pending = await self._on(
             self._searching, self._table.count, message.tenant, message.collection
         )
         missing = self._missing()
+        if is_unknown:
+            pending = chunks
         return LibraryState(chunks, 0 if missing else pending, missing)
 
     async def _find(self, message: Find) -> Found:
