@@ -217,6 +217,12 @@ class FakeEmbedder:
         self.vector = (1.0, *([0.0] * (numbers - 1)))
         self.asked: list[Sequence[str]] = []
 
+    name = "minilm"
+
+    @property
+    def dimensions(self) -> int | None:
+        return len(self.vector)
+
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         self.asked.append(texts)
         return Embeddings(tuple(self.vector for _ in texts), sum(len(text) for text in texts))

@@ -12,7 +12,7 @@ import pytest
 from murmurate import compose
 from murmurate.adapters.memory import MemoryLog
 from murmurate.config import parse
-from murmurate.core.errors import FolderMissingError, KeyInvalidError, NotFoundError
+from murmurate.core.errors import ConfigError, FolderMissingError, KeyInvalidError, NotFoundError
 from murmurate.core.ports import Entry
 from murmurate.core.types import Sampling
 from murmurate.gateway.auth import REGISTRY
@@ -287,3 +287,39 @@ def test_agents_are_listed_before_models_and_embedders() -> None:
     service, _, _ = platform(embedder=object())
     assert list(service.models()) == ["clerk", "poet", "exact", "lively", "minilm"]
     assert list(service.chat_models()) == ["clerk", "poet", "exact", "lively"]
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "name", "dimensions"),
+    [
+        ({}, "minilm", 384),
+        ({"url": "http://h/v1", "model": "embed-3"}, "embed-3", None),
+        ({"url": "http://h/v1", "model": "embed-3", "dimensions": 5}, "embed-3", 5),
+        ({"engine": "none"}, None, None),
+    ],
+)
+def test_the_embedder_is_served_under_its_own_name(
+    tmp_path: Path, embeddings: dict[str, Any], name: str | None, dimensions: int | None
+) -> None:
+    async def story() -> None:
+        config = parse({"embeddings": embeddings})
+        workers = compose.Workers({"tiny": "/s"}, {"tiny": "k"}, "/s", "/s")
+        outside = compose.outside(config, tmp_path, workers)
+        try:
+            embedder = outside.embedder
+            assert (embedder is None) == (name is None)
+            if embedder is not None:
+                assert (embedder.name, embedder.dimensions) == (name, dimensions)
+        finally:
+            await compose.close(outside)
+
+    asyncio.run(story())
+
+
+def test_a_model_elsewhere_needs_its_key_at_the_start(tmp_path: Path) -> None:
+    async def story() -> None:
+        config = parse({"models": {"m": {"url": "http://h/v1", "key": "env:NOBODY_SETS_THIS"}}})
+        with pytest.raises(ConfigError, match="NOBODY_SETS_THIS is not set"):
+            compose.outside(config, tmp_path, compose.Workers({}, {}, "/s", "/s"))
+
+    asyncio.run(story())

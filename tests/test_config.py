@@ -13,21 +13,26 @@ from murmurate.config import (
     AgentConfig,
     AnswerStyle,
     Config,
+    EmbeddingsEngine,
     Engine,
     KnowledgeConfig,
     LimitConfig,
     ModelConfig,
+    Remote,
     documents_path,
     explain,
     listen_address,
     load,
     parse,
+    remote,
     secret,
     weights_path,
 )
 from murmurate.core.errors import ConfigError
 
 MODEL = {"engine": "llama.cpp", "weights": "w.gguf"}
+REMOTE = {"url": "https://h/v1"}
+EMBEDDER = {"url": "https://h/v1", "model": "embed-3"}
 
 
 @pytest.fixture
@@ -76,6 +81,52 @@ def test_an_engine_with_rules_needs_only_them() -> None:
     assert config.models["tiny"].engine is Engine.SCRIPTED
 
 
+@pytest.mark.parametrize(
+    ("line", "engine"),
+    [
+        ({"weights": "m.gguf"}, Engine.LLAMA_CPP),
+        ({"url": "https://h/v1"}, Engine.OPENAI),
+        ({"rules": "rules.toml"}, Engine.SCRIPTED),
+    ],
+)
+def test_one_line_is_enough_for_a_model(line: dict[str, str], engine: Engine) -> None:
+    assert parse({"models": {"mine": line}}).models["mine"].engine is engine
+
+
+def test_one_line_is_enough_for_an_embedder() -> None:
+    embeddings = parse({"embeddings": EMBEDDER}).embeddings
+    assert embeddings.engine is EmbeddingsEngine.OPENAI
+    assert (embeddings.name, embeddings.dimensions) == ("embed-3", None)
+    assert Config().embeddings.name == "minilm"
+
+
+def test_headers_and_proxies_may_be_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"K": "sk-secret-1", "O": "org-secret", "P": "http://u:pw@p:1"}.items():
+        monkeypatch.setenv(name, value)
+    table = {**REMOTE, "key": "env:K", "headers": {"X-Org": "env:O", "X-A": "b"}, "proxy": "env:P"}
+    found = remote(parse({"models": {"m": table}}).models["m"])
+    assert found == Remote(
+        "https://h/v1",
+        "sk-secret-1",
+        {"X-Org": "org-secret", "X-A": "b"},
+        proxy="http://u:pw@p:1",
+    )
+    assert repr(found) == "Remote('https://h/v1')"
+    text = "sk-secret-1 and org-secret by http://u:pw@p:1 are not for b"
+    assert found.redacted(text) == "[hidden] and [hidden] by [hidden] are not for b"
+
+
+def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
+    for key, value, words in (
+        ("ca_file", str(tmp_path / "none.pem"), "none.pem': no such file"),
+        ("key", "env:NOBODY_SETS_THIS", "NOBODY_SETS_THIS is not set"),
+        ("proxy", "env:NOBODY_SETS_THIS", "NOBODY_SETS_THIS is not set"),
+    ):
+        model = parse({"models": {"m": {**REMOTE, key: value}}}).models["m"]
+        with pytest.raises(ConfigError, match=words):
+            remote(model)
+
+
 # What does not.
 
 
@@ -120,7 +171,33 @@ def test_an_engine_with_rules_needs_only_them() -> None:
         ({"models": {"m": {"engine": "llama.cpp"}}}, "models.m.weights is missing.*'llama.cpp'"),
         ({"models": {"m": {"engine": "openai"}}}, "models.m.url is missing: engine 'openai'"),
         ({"models": {"m": {"engine": "scripted"}}}, "models.m.rules is missing"),
-        ({"models": {"minilm": MODEL}}, "models.minilm: .*built-in embedder"),
+        ({"models": {"minilm": MODEL}}, "models.minilm: the embedder has this name"),
+        ({"embeddings": {**EMBEDDER, "model": "tiny"}}, "models.tiny: the embedder has this name"),
+        (
+            {"embeddings": {**EMBEDDER, "model": "assistant"}},
+            "agents.assistant: a model has this name",
+        ),
+        ({"embeddings": {"url": "https://h/v1"}}, "embeddings.model is missing: engine 'openai'"),
+        ({"embeddings": {"engine": "openai", "model": "m"}}, "embeddings.url is missing"),
+        ({"embeddings": {"model": "m"}}, "embeddings.model: engine 'minilm' has no use for it"),
+        (
+            {"embeddings": {"engine": "none", "headers": {"a": "b"}}},
+            "embeddings.headers: engine 'none' has no use for it",
+        ),
+        ({"embeddings": {**EMBEDDER, "dimensions": 0}}, "embeddings.dimensions = 0: .* >= 1"),
+        ({"embeddings": {**EMBEDDER, "key": "sk-live"}}, "embeddings.key: expected a reference"),
+        ({"models": {"m": {**MODEL, "ca_file": "c"}}}, "models.m.ca_file: .*'llama.cpp' has no"),
+        ({"models": {"m": {**MODEL, "headers": {"a": "b"}}}}, "models.m.headers: engine"),
+        ({"models": {"m": {"url": "ftp://h"}}}, "models.m.url = 'ftp://h': expected http"),
+        ({"models": {"m": {"url": "http://"}}}, "models.m.url = 'http://': expected http"),
+        ({"models": {"m": {"url": "http://h:x"}}}, "models.m.url: expected http"),
+        ({"models": {"m": {**REMOTE, "proxy": "p:1"}}}, "models.m.proxy = 'p:1': expected http"),
+        ({"models": {"m": {**REMOTE, "headers": {"a b": "c"}}}}, "models.m.headers.a b: expected"),
+        ({"models": {"m": {**REMOTE, "headers": {"a": "b\nc"}}}}, "models.m.headers.a: expected"),
+        (
+            {"models": {"m": {**REMOTE, "headers": {"Authorization": "x"}}}},
+            "models.m.headers.Authorization: set by murmurate itself",
+        ),
         ({"agents": {"tiny": {"model": "tiny"}}}, "agents.tiny: a model has this name"),
         ({"agents": {"minilm": {"model": "tiny"}}}, "agents.minilm: a model has this name"),
         ({"agents": {"a": {"model": "big"}}}, "agents.a.model = 'big': expected one of tiny"),
@@ -141,6 +218,14 @@ def test_what_cannot_work_names_key_value_and_expectation(raw: dict[str, Any], w
     with pytest.raises(ConfigError) as raised:
         parse(raw)
     assert re.search(words, raised.value.detail), raised.value.detail
+
+
+@pytest.mark.parametrize("key", ["headers", "proxy", "url"])
+def test_what_may_hold_a_secret_by_mistake_is_not_shown(key: str) -> None:
+    wrong = {"headers": "X: sk-1", "proxy": "http://u:sk-1@p:1", "url": "https://u:sk-1@h/v1"}
+    with pytest.raises(ConfigError, match=f"models.m.{key}") as raised:
+        parse({"models": {"m": {**REMOTE, key: wrong[key]}}})
+    assert "sk-1" not in raised.value.detail
 
 
 def test_a_key_of_the_wrong_type_is_not_shown_as_it_may_be_the_secret() -> None:
@@ -222,6 +307,25 @@ def test_a_file_that_is_not_toml_names_itself(folder: Path, content: bytes) -> N
         load(folder / "x.toml")
 
 
+def test_paths_in_a_file_begin_at_its_own_folder(folder: Path) -> None:
+    below = folder / "conf"
+    below.mkdir()
+    (below / "x.toml").write_text(
+        '[models.a]\nweights = "a.gguf"\n[models.b]\nweights = "/b.gguf"\n'
+        '[models.c]\nweights = "~/c.gguf"\n[models.d]\nweights = "builtin:tiny"\n'
+        '[models.e]\nrules = "e.toml"\n[models.f]\nurl = "http://h/v1"\nca_file = "ca.pem"\n'
+        '[knowledge.docs]\nfolder = "docs"\n[server]\nstate = "state"\n'
+        '[embeddings]\nurl = "http://h/v1"\nmodel = "m"\nca_file = "ca.pem"\n'
+    )
+    config = load(below / "x.toml")
+    weights = [config.models[name].weights for name in "abcd"]
+    assert weights == [f"{below}/a.gguf", "/b.gguf", "~/c.gguf", "builtin:tiny"]
+    assert config.models["e"].rules == f"{below}/e.toml"
+    assert config.models["f"].ca_file == config.embeddings.ca_file == f"{below}/ca.pem"
+    assert config.knowledge["docs"].folder == f"{below}/docs"
+    assert config.server.state == "state"
+
+
 def test_the_file_of_the_working_folder_is_read_without_being_named(folder: Path) -> None:
     assert load() == Config()
     (folder / "murmurate.toml").write_text('[server]\nlisten = "127.0.0.1:5"\n')
@@ -248,6 +352,18 @@ def test_explain_says_where_each_setting_comes_from(
     assert settings["models.tiny.engine"] == ("llama.cpp", "default")
 
 
+def test_explain_shows_references_and_hides_what_may_be_a_key(folder: Path) -> None:
+    file = folder / "x.toml"
+    file.write_text(
+        '[models.m]\nurl = "https://h/v1"\nkey = "env:K"\n'
+        'headers = { api-key = "sk-1", X-Org = "env:O" }\n'
+    )
+    settings = {key: value for key, value, _ in explain(file)}
+    assert settings["models.m.key"] == "env:K"
+    assert settings["models.m.headers.X-Org"] == "env:O"
+    assert settings["models.m.headers.api-key"] == "(set)"
+
+
 def test_explain_without_a_file_knows_only_defaults(folder: Path) -> None:
     assert not list(folder.iterdir())
     assert {origin for _, _, origin in explain()} == {"default"}
@@ -266,10 +382,10 @@ def test_a_secret_is_read_from_a_file_without_its_line_end(tmp_path: Path) -> No
     assert secret(f"file:{tmp_path}/key") == "sk-2"
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"a\nb", "ä".encode()])
 def test_a_file_without_a_secret_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"the file is (empty|not text)"):
+    with pytest.raises(ConfigError, match=r"the file is (empty|not text)|expected one line"):
         secret(f"file:{tmp_path}/key")
 
 

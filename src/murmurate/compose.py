@@ -20,7 +20,7 @@ import msgspec
 from murmurate.adapters.files import write_private
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog
-from murmurate.adapters.minilm import weights_folder
+from murmurate.adapters.minilm import DIMENSIONS, weights_folder
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.log import SqliteLog
@@ -31,14 +31,16 @@ from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
 from murmurate.cache.service import Cached
 from murmurate.config import (
-    EMBEDDER_NAME,
     Config,
+    EmbeddingsConfig,
+    EmbeddingsEngine,
     Engine,
     KnowledgeConfig,
     ModelConfig,
+    Remote,
     documents_path,
     listen_address,
-    secret,
+    remote,
 )
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError, MurmurateError, NotFoundError
@@ -125,7 +127,7 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
     platform = Platform(config, outside, sessions, collections)
     limit = config.limits["default"]
     body_bytes_max = config.server.body_bytes_max
-    embedders = {} if outside.embedder is None else {EMBEDDER_NAME: outside.embedder}
+    embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     app = Gateway(
         Completions(
             sessions,
@@ -268,7 +270,7 @@ class Platform:
 
     def models(self) -> Sequence[str]:
         """Return every name, embedders last."""
-        embedders = [] if self._outside.embedder is None else [EMBEDDER_NAME]
+        embedders = [] if self._outside.embedder is None else [self._config.embeddings.name]
         return [*self.chat_models(), *embedders]
 
     async def readiness(self) -> Readiness:
@@ -441,7 +443,14 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
 
     # Span ids need no secrecy, and a seeded generator makes them three times as fast.
     tracer = Recorder(clock=clock, ids=Ids(clock, random.Random()), sink=keep)  # noqa: S311
-    library = LibraryClient(workers.library, clock=clock)
+    library = LibraryClient(
+        workers.library,
+        clock=clock,
+        embedder=config.embeddings.name,
+        dimensions=DIMENSIONS
+        if config.embeddings.engine is EmbeddingsEngine.MINILM
+        else config.embeddings.dimensions,
+    )
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     log = SqliteLog(state / "truth.db", clock=clock)
     events = JsonLog(state / "server.log", clock=clock)
@@ -458,7 +467,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         events=events,
         engines=engines,
         library=library,
-        embedder=library if _has_embedder() else None,
+        embedder=library if _has_embedder(config.embeddings) else None,
         sandbox=sandbox,
         close=(
             *(engine.close for engine in engines.values()),
@@ -471,13 +480,19 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
     )
 
 
-def _has_embedder() -> bool:
-    """Whether MiniLM is installed: without it, it is not offered either."""
-    try:
-        weights_folder()
-    except MissingPartError:
-        return False
-    return True
+def _has_embedder(embeddings: EmbeddingsConfig) -> bool:
+    """Whether there is an embedder: MiniLM is not offered where it is not installed."""
+    match embeddings.engine:
+        case EmbeddingsEngine.NONE:
+            return False
+        case EmbeddingsEngine.OPENAI:
+            return True
+        case EmbeddingsEngine.MINILM:
+            try:
+                weights_folder()
+            except MissingPartError:
+                return False
+            return True
 
 
 def _engine(
@@ -485,12 +500,11 @@ def _engine(
 ) -> OpenAIHttp:
     """Return the adapter of a model: to a worker of ours, or to the URL that the config names."""
     local = model.engine is not Engine.OPENAI
-    key = None if model.key is None else secret(model.key)
+    here = Remote("http://engine/v1", workers.engine_keys[name]) if local else remote(model)
     return OpenAIHttp(
         name=model.upstream_name or name,
-        url=None if local else model.url,
+        remote=here,
         socket=workers.engine_sockets[name] if local else None,
-        key=workers.engine_keys[name] if local else key,
         first_token_s=model.first_token_s,
         stall_s=model.stall_s,
         clock=clock,

@@ -10,10 +10,11 @@ import copy
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +26,10 @@ ENVIRONMENT_PREFIX = "MURMURATE_"
 DATA = Path(__file__).parent / "data"
 
 TOOLS = ("search", "calculate")
+EMBEDDER_NAME = "minilm"
+CONTEXT_TOKENS = 4096
+SECRET_CHARS_MIN = 8
+"""Shorter ones are common words; replacing those would make messages unreadable."""
 
 Count = Annotated[int, Meta(ge=1)]
 Room = Annotated[int, Meta(ge=0)]
@@ -66,14 +71,51 @@ class ModelConfig(Section, frozen=True):
     url: str | None = None
     key: str | None = None
     upstream_name: str | None = None
+    headers: dict[str, str] = {}
+    """Sent with every request, such as `OpenAI-Organization`; a value may be `env:NAME`."""
+    ca_file: str | None = None
+    proxy: str | None = None
+    """Never taken from the environment by itself: who sees the prompts is said here."""
     rules: str | None = None
     slots: Count = 4
-    context_tokens: Annotated[int, Meta(ge=64)] = 4096
+    context_tokens: Annotated[int, Meta(ge=64)] | None = None
+    """None: `CONTEXT_TOKENS`, or what the model was trained for where that is less."""
     threads: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     first_token_s: Amount = 60.0
     """How long the first token may take: a time-out for dead upstreams, not a target."""
     stall_s: Amount = 30.0
+
+
+class EmbeddingsEngine(StrEnum):
+    """What turns texts into vectors."""
+
+    MINILM = "minilm"
+    OPENAI = "openai"
+    NONE = "none"
+
+
+class EmbeddingsConfig(Section, frozen=True):
+    """The one embedder: of the documents, of the questions, and of `/v1/embeddings`."""
+
+    engine: EmbeddingsEngine = EmbeddingsEngine.MINILM
+    url: str | None = None
+    key: str | None = None
+    model: str | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    """Asked of the server, and checked in every answer; None: what its model gives."""
+    headers: dict[str, str] = {}
+    ca_file: str | None = None
+    proxy: str | None = None
+    batch_texts: Annotated[int, Meta(ge=1, le=2048)] = 64
+    timeout_s: Amount = 30.0
+    question_prefix: str = ""
+    passage_prefix: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the name that `/v1/embeddings` knows it by."""
+        return self.model or EMBEDDER_NAME
 
 
 class AnswerStyle(StrEnum):
@@ -159,6 +201,7 @@ class Config(Section, frozen=True):
             )
         }
     )
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
     knowledge: dict[str, KnowledgeConfig] = msgspec.field(
         default_factory=lambda: {"docs": KnowledgeConfig(folder="builtin:docs")}
     )
@@ -185,6 +228,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "server": ServerConfig,
     "router": RouterConfig,
     "cache": CacheConfig,
+    "embeddings": EmbeddingsConfig,
 }
 TABLES: Mapping[str, type[Section]] = {
     "models": ModelConfig,
@@ -192,7 +236,18 @@ TABLES: Mapping[str, type[Section]] = {
     "agents": AgentConfig,
     "limits": LimitConfig,
 }
-EMBEDDER_NAME = "minilm"
+_PATHS = {
+    "models": ("weights", "rules", "ca_file"),
+    "embeddings": ("ca_file",),
+    "knowledge": ("folder",),
+}
+"""What is read from disk. `server.state` is not: it begins where murmurate is started."""
+
+_SECRETS = {"key", "headers", "proxy"}
+"""Keys whose value may be a secret that was put there by mistake: it is never shown."""
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "accept"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
 
@@ -208,7 +263,28 @@ def load(path: Path | None = None) -> Config:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
             raise ConfigError(f"{path} is not valid TOML: {cause}") from cause
+        _anchor(raw, path.parent)
     return parse(raw, os.environ)
+
+
+def _anchor(raw: Mapping[str, Any], folder: Path) -> None:
+    """Let the paths that a file names begin at its own folder, wherever murmurate was started."""
+    for place, key in _paths_in(raw):
+        path = place[key]
+        if isinstance(path, str) and not path.startswith(("builtin:", "~")):
+            place[key] = str(folder / path)
+
+
+def _paths_in(raw: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the tables of a decoded file that have a path to read, and its key."""
+    for section, keys in _PATHS.items():
+        table = raw.get(section)
+        if not isinstance(table, dict):
+            continue
+        found = cast("dict[str, Any]", table)
+        for place in [found] if section in SECTIONS else list(found.values()):
+            if isinstance(place, dict):
+                yield from ((cast("dict[str, Any]", place), key) for key in keys if key in place)
 
 
 def parse(raw: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Config:
@@ -255,8 +331,15 @@ def explain(path: Path | None = None) -> list[tuple[str, Any, str]]:
             origin = "environment"
         else:
             origin = str(file) if key in from_file else "default"
-        settings.append((key, value, origin))
+        settings.append((key, _shown(key, value), origin))
     return settings
+
+
+def _shown(key: str, value: Any) -> Any:  # noqa: ANN401 - as it came
+    """Return a setting's value for people; of headers only references, for the rest may be keys."""
+    if ".headers." in key and not _is_reference(str(value)):
+        return "(set)"
+    return value
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -270,6 +353,49 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class Remote(msgspec.Struct, frozen=True):
+    """How to reach another server, with the secrets themselves: for memory and pipes only."""
+
+    url: str
+    key: str | None = None
+    headers: dict[str, str] = {}
+    ca_file: str | None = None
+    proxy: str | None = None
+
+    def __repr__(self) -> str:
+        """Show where, and nothing that may be secret: tracebacks and logs show representations."""
+        return f"Remote({self.url!r})"
+
+    def redacted(self, text: str) -> str:
+        """Return the text without any secret of this server's: some echo what they were sent."""
+        for value in (self.key, self.proxy, *self.headers.values()):
+            if value and len(value) >= SECRET_CHARS_MIN:
+                text = text.replace(value, "[hidden]")
+        return text
+
+
+def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
+    """Return the server that a section names, its references resolved.
+
+    `ConfigError`: a reference leads nowhere, or `ca_file` does.
+    """
+    assert config.url is not None, "only sections of engine 'openai' are remote"
+    if config.ca_file is not None and not Path(config.ca_file).expanduser().is_file():
+        raise ConfigError(f"ca_file = {config.ca_file!r}: no such file")
+    return Remote(
+        url=config.url.rstrip("/"),
+        key=None if config.key is None else secret(config.key),
+        headers={
+            name: secret(value) if _is_reference(value) else value
+            for name, value in config.headers.items()
+        },
+        ca_file=None if config.ca_file is None else str(Path(config.ca_file).expanduser()),
+        proxy=secret(config.proxy)
+        if config.proxy is not None and _is_reference(config.proxy)
+        else config.proxy,
+    )
+
+
 def secret(reference: str) -> str:
     """Resolve `env:NAME` or `file:PATH`; the value itself is never accepted, so it can't leak."""
     kind, _, rest = reference.partition(":")
@@ -277,7 +403,7 @@ def secret(reference: str) -> str:
         value = os.environ.get(rest)
         if not value:
             raise ConfigError(f"key = {reference!r}: the variable {rest} is not set")
-        return value
+        return _one_line(reference, value)
     if kind == "file":
         try:
             value = Path(rest).expanduser().read_text(encoding="utf-8").strip()
@@ -287,8 +413,15 @@ def secret(reference: str) -> str:
             raise ConfigError(f"key = {reference!r}: the file is not text") from cause
         if not value:
             raise ConfigError(f"key = {reference!r}: the file is empty")
-        return value
+        return _one_line(reference, value)
     raise ConfigError("key: expected a reference, env:NAME or file:PATH, not the secret itself")
+
+
+def _one_line(reference: str, value: str) -> str:
+    """Return the secret when a header can carry it."""
+    if not (value.isascii() and value.isprintable()):
+        raise ConfigError(f"key = {reference!r}: expected one line of printable ASCII characters")
+    return value
 
 
 def weights_path(weights: str) -> Path:
@@ -335,7 +468,7 @@ def _section(where: str, raw: Any, kind: type[_T]) -> _T:  # noqa: ANN401 - not 
     """Convert one table, or say which key of it is wrong."""
     if not isinstance(raw, dict):
         raise ConfigError(f"{where} = {raw!r}: expected a table, [{where}]")
-    table = cast("dict[str, Any]", raw)
+    table = _with_engine(cast("dict[str, Any]", raw), kind)
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as cause:
@@ -343,8 +476,19 @@ def _section(where: str, raw: Any, kind: type[_T]) -> _T:  # noqa: ANN401 - not 
         key = place.rstrip("`")
         name = key.partition("[")[0]
         where = f"{where}.{key}" if key else where
-        shown = f" = {table[name]!r}" if name and name != "key" else ""  # a key may be a secret
+        shown = f" = {table[name]!r}" if name and name not in _SECRETS else ""
         raise ConfigError(f"{where}{shown}: {message}{_choices(message, kind, name)}") from cause
+
+
+def _with_engine(table: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Return the table with the engine that it implies: one line, `weights` or `url`, is enough."""
+    if kind is EmbeddingsConfig and "url" in table:
+        return {"engine": EmbeddingsEngine.OPENAI.value, **table}
+    if kind is ModelConfig:
+        for engine, key in _NEEDS.items():
+            if key in table:
+                return {"engine": engine.value, **table}
+    return table
 
 
 def _choices(message: str, kind: type[Any], name: str) -> str:
@@ -360,7 +504,7 @@ def _choices(message: str, kind: type[Any], name: str) -> str:
 def _check(config: Config) -> None:
     """Refuse pairs that can't work together."""
     for name, model in config.models.items():
-        _check_model(name, model)
+        _check_model(name, model, config.embeddings.name)
     for name, agent in config.agents.items():
         _check_agent(name, agent, config)
     if list(config.limits) != ["default"]:
@@ -372,12 +516,13 @@ def _check(config: Config) -> None:
                 raise ConfigError(
                     f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
                 )
+    _check_embeddings(config)
     listen_address(config.server.listen)
 
 
 def _check_agent(name: str, agent: AgentConfig, config: Config) -> None:
     where = f"agents.{name}"
-    if name in config.models or name == EMBEDDER_NAME:
+    if name in config.models or name == config.embeddings.name:
         raise ConfigError(f"{where}: a model has this name already; choose another")
     if agent.model not in config.models:
         known = ", ".join(config.models)
@@ -393,29 +538,74 @@ def _check_agent(name: str, agent: AgentConfig, config: Config) -> None:
         raise ConfigError(f"{where}.tools has 'search' but knowledge = []: name a collection")
 
 
+_NEEDS = {Engine.LLAMA_CPP: "weights", Engine.OPENAI: "url", Engine.SCRIPTED: "rules"}
+_REMOTE = {"url", "key", "headers", "ca_file", "proxy"}
 _KEYS_OF = {
     Engine.LLAMA_CPP: {"weights", "threads"},
-    Engine.OPENAI: {"url", "key", "upstream_name"},
+    Engine.OPENAI: {"upstream_name", *_REMOTE},
     Engine.SCRIPTED: {"rules"},
 }
 
 
-def _check_model(name: str, model: ModelConfig) -> None:
+def _check_model(name: str, model: ModelConfig, embedder: str) -> None:
     where = f"models.{name}"
-    needs = {Engine.LLAMA_CPP: "weights", Engine.OPENAI: "url", Engine.SCRIPTED: "rules"}
-    needed = needs[model.engine]
+    needed = _NEEDS[model.engine]
     if getattr(model, needed) is None:
         raise ConfigError(f"{where}.{needed} is missing: engine {model.engine.value!r} needs it")
-    for key in ("weights", "url", "rules", "key", "upstream_name", "threads"):
-        if getattr(model, key) is not None and key not in _KEYS_OF[model.engine]:
+    for key in sorted({key for keys in _KEYS_OF.values() for key in keys}):
+        if getattr(model, key) and key not in _KEYS_OF[model.engine]:
             raise ConfigError(f"{where}.{key}: engine {model.engine.value!r} has no use for it")
-    if name == EMBEDDER_NAME:
-        raise ConfigError(f"{where}: the name belongs to the built-in embedder; choose another")
-    if model.key is not None and not model.key.startswith(("env:", "file:")):
-        # The value is not shown: it may be the secret itself.
+    if name == embedder:
+        raise ConfigError(f"{where}: the embedder has this name already; choose another")
+    _check_remote(where, model)
+
+
+def _check_embeddings(config: Config) -> None:
+    embeddings = config.embeddings
+    if embeddings.engine is EmbeddingsEngine.OPENAI:
+        for key in ("url", "model"):
+            if not getattr(embeddings, key):
+                raise ConfigError(f"embeddings.{key} is missing: engine 'openai' needs it")
+    else:
+        for field in msgspec.structs.fields(EmbeddingsConfig):
+            if field.name != "engine" and getattr(embeddings, field.name) != field.default:
+                if field.name == "headers" and not embeddings.headers:
+                    continue
+                raise ConfigError(
+                    f"embeddings.{field.name}: engine {embeddings.engine.value!r} has no use for it"
+                )
+    _check_remote("embeddings", embeddings)
+
+
+def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:
+    """Check what says how to reach another server. No value that may be secret is shown."""
+    if remote.key is not None and not _is_reference(remote.key):
         raise ConfigError(f"{where}.key: expected a reference, env:NAME or file:PATH")
-    if model.url is not None and not model.url.startswith(("http://", "https://")):
-        raise ConfigError(f"{where}.url = {model.url!r}: expected http:// or https://")
+    if remote.url is not None:
+        _check_url(f"{where}.url", remote.url)
+    if remote.proxy is not None and not _is_reference(remote.proxy):
+        _check_url(f"{where}.proxy", remote.proxy)
+    for name, value in remote.headers.items():
+        if not _HEADER.fullmatch(name) or not value.isprintable():
+            raise ConfigError(f"{where}.headers.{name}: expected a header's name and one line")
+        if name.lower() in _OWN_HEADERS:
+            raise ConfigError(f"{where}.headers.{name}: set by murmurate itself; the key is `key`")
+
+
+def _check_url(where: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is none, or the brackets of the address don't close
+        raise ConfigError(f"{where}: expected http://HOST:PORT or https://HOST:PORT") from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(f"{where}: it has a secret in it; expected none (a proxy: env:NAME)")
+    if not usable:
+        raise ConfigError(f"{where} = {url!r}: expected http:// or https://")
+
+
+def _is_reference(text: str) -> bool:
+    return text.startswith(("env:", "file:"))
 
 
 def listen_address(listen: str) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The HTTP adapter against a real server that misbehaves on purpose."""
 
 import asyncio
+import ssl
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -12,9 +13,11 @@ import pytest
 from aiohttp import web
 
 from murmurate.adapters.openai_http import OpenAIHttp
+from murmurate.config import Remote
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import (
     BadRequestError,
+    ConfigError,
     EngineFailedError,
     EngineUnreachableError,
     MurmurateError,
@@ -22,10 +25,12 @@ from murmurate.core.errors import (
     PromptTooLongError,
 )
 from murmurate.core.types import Delta, Finished, FinishReason, Text, Usage
+from tests.adapters.remote_server import server
 from tests.engines.fakes import FakeClock, FakeTracer, all_of, ask
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+TLS = Path(__file__).parents[1] / "fixtures" / "tls"
 TEXT = b'data: {"choices": [{"delta": {"content": "hi"}, "finish_reason": null}]}\n\n'
 STOP = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n'
 USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}\n\n'
@@ -60,9 +65,8 @@ class Story:
         self.tracer = FakeTracer()
         defaults: dict[str, Any] = {
             "name": "up",
-            "url": None,
+            "remote": Remote("http://engine/v1", "secret-key"),
             "socket": self.path,
-            "key": "secret",
             "first_token_s": 5,
             "stall_s": 5,
             "clock": SystemClock(),
@@ -140,7 +144,7 @@ def test_an_answer_streams_through_with_the_key_and_the_body_sent() -> None:
 
     asyncio.run(run())
     ((key, body),) = seen
-    assert key == "Bearer secret"
+    assert key == "Bearer secret-key"
     assert body["stream"] is True
 
 
@@ -167,6 +171,16 @@ def test_a_stream_may_end_without_done_but_not_without_any_end() -> None:
         (refusing(302, ""), EngineFailedError, "up answered 302: "),
         (refusing(401, "{}"), EngineUnreachableError, "up refuses its key (401)"),
         (refusing(403, "{}"), EngineUnreachableError, "up refuses its key (403)"),
+        (refusing(401, "bad key secret-key"), EngineUnreachableError, "check models.*.key"),
+        (refusing(404, "{}"), EngineUnreachableError, "up is not there (404); check models.*.url"),
+        (refusing(402, "{}"), EngineUnreachableError, "the account's quota is used up (402)"),
+        (
+            refusing(429, '{"error": {"message": "m", "code": "insufficient_quota"}}'),
+            EngineUnreachableError,
+            "the account's quota is used up (429)",
+        ),
+        (refusing(400, "you sent secret-key"), BadRequestError, "up: you sent [hidden]"),
+        (refusing(500, "env: secret-key"), EngineFailedError, "up answered 500: env: [hidden]"),
         (refusing(400, '{"error": {"message": "bad"}}'), BadRequestError, "up: bad"),
         (refusing(422, "x" * 999), BadRequestError, "up: " + "x" * 300),
         (
@@ -188,6 +202,7 @@ def test_every_refusal_is_told_as_what_it_is(
 ) -> None:
     error = failure(handler)
     assert type(error) is kind
+    assert "secret-key" not in error.detail
     assert error.detail.startswith(detail) or detail in error.detail
 
 
@@ -414,10 +429,43 @@ def test_over_tcp_one_connection_serves_request_after_request() -> None:
         server.close()
         await server.wait_closed()
         url = f"http://127.0.0.1:{port}/v1/"
-        async with upstream(handler, str(port)), story(url=url, socket=None, key=None) as told:
+        async with upstream(handler, str(port)), story(remote=Remote(url), socket=None) as told:
             for _ in range(3):
                 assert await all_of(told.engine, ask()) == WHOLE
             assert await told.engine.health()
 
     asyncio.run(run())
     assert len(ports) == 1
+
+
+def test_over_tls_the_own_authority_is_trusted_and_its_absence_is_told() -> None:
+    async def run() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(TLS / "server.pem")
+        async with server(answering(TEXT, STOP, USAGE, DONE), tls=context) as url:
+            trusting = Remote(url, "secret-key", {"X-Org": "o"}, str(TLS / "ca.pem"))
+            async with story(remote=trusting, socket=None) as told:
+                assert await all_of(told.engine, ask()) == WHOLE
+            async with story(remote=Remote(url), socket=None) as told:
+                with pytest.raises(EngineUnreachableError, match="TLS: its certificate is not tru"):
+                    await all_of(told.engine, ask())
+
+    asyncio.run(run())
+
+
+def test_a_proxy_that_refuses_is_told_and_not_asked_again() -> None:
+    async def run() -> None:
+        async with server(refusing(404, "")) as url:
+            far = Remote("https://far.invalid/v1", proxy=url.removesuffix("/v1"))
+            async with story(remote=far, socket=None, connect_s=60) as told:
+                with pytest.raises(EngineUnreachableError, match="the proxy refuses") as raised:
+                    await all_of(told.engine, ask())
+                assert raised.value.retry_s is None
+
+    asyncio.run(run())
+
+
+def test_a_file_that_is_no_certificate_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no")
+    with pytest.raises(ConfigError, match="no certificate"):
+        Story(str(tmp_path), remote=Remote("https://h/v1", ca_file=str(tmp_path / "ca.pem")))

@@ -117,7 +117,9 @@ def test_missing_weights_stop_the_start_with_their_name(tmp_path: Path) -> None:
         tmp_path / "state", environment={"MURMURATE_MODELS__TINY__WEIGHTS": "/nowhere/m.gguf"}
     )
     assert process.wait(30) == 1
-    assert "models.tiny.weights = '/nowhere/m.gguf': no such file" in output_of(tmp_path / "state")
+    assert "models.tiny: /nowhere/m.gguf is missing: check the path" in output_of(
+        tmp_path / "state"
+    )
 
 
 def test_sigterm_lets_an_answer_under_way_finish(tmp_path: Path) -> None:

@@ -252,6 +252,9 @@ class SimEmbedder:
         self._clock = clock
         self._outages = outages
 
+    name = "minilm"
+    dimensions = 1
+
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return a vector a text; see `Embedder`."""
         await self._clock.sleep(0.002)

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from murmurate.adapters.openai_http import OpenAIHttp
-from murmurate.config import Engine, ModelConfig, weights_path
+from murmurate.config import Engine, ModelConfig, Remote, parse, weights_path
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import (
     EngineFailedError,
@@ -135,9 +135,8 @@ class Worker:
     def engine(self, key: str = "secret") -> OpenAIHttp:
         return OpenAIHttp(
             name="tiny",
-            url=None,
+            remote=Remote("http://engine/v1", key),
             socket=self.socket,
-            key=key,
             first_token_s=10,
             stall_s=10,
             clock=SystemClock(),
@@ -268,8 +267,9 @@ def test_a_worker_dies_with_its_supervisor(build: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (llama(weights="/nowhere.gguf"), "models.tiny: weights: /nowhere.gguf is missing"),
+        (llama(weights="/nowhere.gguf"), "models.tiny: /nowhere.gguf is missing: check the path"),
         (llama(weights=__file__), "is no GGUF file"),
+        (llama(weights=str(Path(__file__).parent)), "is a folder without a GGUF file"),
         (
             ModelConfig(engine=Engine.SCRIPTED, rules="/nowhere.toml"),
             "models.tiny: rules = '/nowhere.toml': No such file",
@@ -291,15 +291,33 @@ def test_a_fault_that_a_restart_cannot_mend_has_its_own_exit_code(
         assert "Traceback" not in last_words
 
 
-def test_damaged_weights_are_told_in_llama_cpps_own_words(tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged.gguf"
-    damaged.write_bytes(weights_path(TINY).read_bytes()[:500_000])
-    with worker(llama(weights=str(damaged))) as it:
+def test_cut_weights_are_refused_before_llama_cpp_tries_them(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(weights_path(TINY).read_bytes()[:2_000_000])
+    with worker(llama(weights=str(cut))) as it:
         assert not it.ready()
         code, last_words = it.last_words()
-        assert code == 1
-        assert "model is corrupted or incomplete" in last_words
+        assert code == 2
+        assert "cut.gguf is cut: it has 2000000 of " in last_words
+        assert "download it again" in last_words
+
+
+def test_an_unknown_architecture_is_told_with_llama_cpps_own_words(tmp_path: Path) -> None:
+    strange = tmp_path / "strange.gguf"
+    strange.write_bytes(weights_path(TINY).read_bytes().replace(b"qwen3", b"qwenX"))
+    with worker(llama(weights=str(strange))) as it:
+        assert not it.ready()
+        code, last_words = it.last_words()
+        assert code == 2
+        assert "unknown model architecture: 'qwenX'" in last_words
+        assert "a newer xllamacpp than" in last_words
         assert "Traceback" not in last_words
+
+
+def test_one_line_is_enough_and_the_context_is_then_what_fits() -> None:
+    model = parse({"models": {"tiny": {"weights": TINY}}}).models["tiny"]
+    with worker(model) as it:
+        assert it.ready()
 
 
 def test_the_model_of_the_package_answers_and_knows_its_bounds() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -56,8 +57,8 @@ def folder(tmp_path: Path, graph: Path) -> Path:
 class Worker:
     """The process, which can be killed and started again, and a client that stays."""
 
-    def __init__(self, folder: Path) -> None:
-        self.boot = LibraryBoot(str(folder / "library.sock"), str(folder / "index"))
+    def __init__(self, folder: Path, **embedder: Any) -> None:
+        self.boot = LibraryBoot(str(folder / "library.sock"), str(folder / "index"), **embedder)
         self.client = LibraryClient(self.boot.socket, clock=SystemClock())
         self.start()
 
@@ -84,8 +85,8 @@ class Worker:
 
 
 @contextmanager
-def running(folder: Path) -> Generator[Worker]:
-    worker = Worker(folder)
+def running(folder: Path, **embedder: Any) -> Generator[Worker]:
+    worker = Worker(folder, **embedder)
     try:
         yield worker
     finally:
@@ -93,14 +94,14 @@ def running(folder: Path) -> Generator[Worker]:
             worker.kill()
 
 
-def told(folder: Path, tell: Callable[[Worker], Awaitable[None]]) -> None:
+def told(folder: Path, tell: Callable[[Worker], Awaitable[None]], **embedder: Any) -> None:
     async def story(worker: Worker) -> None:
         try:
             await tell(worker)
         finally:
             await worker.client.close()
 
-    with running(folder) as worker:
+    with running(folder, **embedder) as worker:
         asyncio.run(story(worker))
 
 
@@ -306,7 +307,8 @@ def test_a_damaged_graph_costs_a_moment_and_no_vectors(folder: Path, graph: Path
 
 def test_a_search_that_did_not_wait_for_the_embedder_says_so(folder: Path) -> None:
     async def story() -> None:
-        worker = LibraryWorker(folder / "index", on_failure=lambda: None, embedder_wait_s=0.0)
+        boot = LibraryBoot("", str(folder / "index"))
+        worker = LibraryWorker(boot, on_failure=lambda: None, embedder_wait_s=0.0)
         try:
             english = Find(T, ("docs",), "happy felines", 5)
             chinese = Find(T, ("docs",), "怎么安装软件包", 5)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 from murmurate.adapters.wire import Caller, Message
+from murmurate.config import EMBEDDER_NAME
 from murmurate.core.clock import Clock
 from murmurate.core.errors import WorkerUnreachableError
 from murmurate.core.ports import Embeddings
@@ -115,9 +116,28 @@ class LibraryClient:
     and every call may be repeated. Only `extract` is not, for its file may be what killed it.
     """
 
-    def __init__(self, path: str, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        clock: Clock,
+        embedder: str = EMBEDDER_NAME,
+        dimensions: int | None = None,
+    ) -> None:
         self._caller = Caller(path, clock=clock)
         self._clock = clock
+        self._embedder = embedder
+        self._dimensions = dimensions
+
+    @property
+    def name(self) -> str:
+        """The embedder's name; see `Embedder`."""
+        return self._embedder
+
+    @property
+    def dimensions(self) -> int | None:
+        """The numbers of a vector; see `Embedder`."""
+        return self._dimensions
 
     async def listing(self, folder: str, rules: Rules) -> Listing:
         """Return the files below `folder`; see `Library`."""
@@ -156,7 +176,10 @@ class LibraryClient:
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return one vector a text; `MissingPartError` when the embedder is not installed."""
-        return await self._call(Embed(tuple(texts)), timeout_s=EMBED_S)
+        made = await self._call(Embed(tuple(texts)), timeout_s=EMBED_S)
+        if made.vectors:
+            self._dimensions = len(made.vectors[0])
+        return made
 
     async def close(self) -> None:
         """Hang up."""

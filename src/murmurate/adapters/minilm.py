@@ -43,7 +43,7 @@ nobody was there.
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question as the model sees it; `states` and `spans` have one row a token."""
+    """A question as an embedder sees it; `states` (or None) and `spans` have one row a token."""
 
     vector: Any
     states: Any

@@ -7,7 +7,16 @@ from contextlib import aclosing, asynccontextmanager, suppress
 
 import aiohttp
 
-from murmurate.adapters.openai_wire import Assembler, Events, decode_error, encode
+from murmurate.adapters.openai_wire import Assembler, Events, encode
+from murmurate.adapters.remote import (
+    connector_to,
+    open_session,
+    retry_after_s,
+    said_by,
+    tls_context,
+    why_unreachable,
+)
+from murmurate.config import Remote
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
     BadRequestError,
@@ -31,12 +40,10 @@ LLAMA_LOADING = "Loading model"
 
 DRAIN_S = 0.05
 DRAIN_BYTES_MAX = 4096
-KEEPALIVE_S = 4.0
-"""llama.cpp and uvicorn hang up after 5 s; a connection must not be reused in that moment."""
 
 
 class OpenAIHttp:
-    """An engine behind HTTP: on a Unix socket (`socket`) or at a base `url` such as https://h/v1.
+    """An engine behind HTTP: on a Unix `socket`, or at the `remote`'s URL such as https://h/v1.
 
     Connections are made when needed, as many as there are requests: the router limits those. A
     request that could not be sent is tried again for `connect_s`; one that was sent, never.
@@ -46,9 +53,8 @@ class OpenAIHttp:
         self,
         *,
         name: str,
-        url: str | None,
+        remote: Remote,
         socket: str | None,
-        key: str | None,
         first_token_s: float,
         stall_s: float,
         clock: Clock,
@@ -56,18 +62,18 @@ class OpenAIHttp:
         new_id: Callable[[], str],
         connect_s: float = CONNECT_S,
     ) -> None:
-        assert (url is None) != (socket is None), "an engine is at a URL or on a socket"
         self._name = name
-        self._base = (url or "http://engine/v1").rstrip("/")
+        self._remote = remote
+        self._base = remote.url.rstrip("/")
         self._health = "http://engine/health" if socket else f"{self._base}/models"
         self._socket = socket
-        self._key = key
         self._first_token_s = first_token_s
         self._stall_s = stall_s
         self._connect_s = connect_s
         self._clock = clock
         self._tracer = tracer
         self._new_id = new_id
+        self._tls = tls_context(remote)
         self._session: aiohttp.ClientSession | None = None
 
     async def answer(self, request: Request) -> AsyncGenerator[Delta]:
@@ -108,14 +114,11 @@ class OpenAIHttp:
     def _opened(self) -> aiohttp.ClientSession:
         """Return the session, made inside the loop that uses it."""
         if self._session is None:
-            headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-            if self._key is not None:
-                headers["Authorization"] = f"Bearer {self._key}"
-            self._session = aiohttp.ClientSession(
+            self._session = open_session(
+                self._remote,
                 connector=self._connector(),
-                headers=headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s),
+                connect_s=self._connect_s,
+                accept="text/event-stream",
             )
         return self._session
 
@@ -123,7 +126,7 @@ class OpenAIHttp:
         """A local connection costs microseconds and is never reused, so it is never a stale one."""
         if self._socket is not None:
             return aiohttp.UnixConnector(self._socket, limit=0, force_close=True)
-        return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
+        return connector_to(self._tls)
 
     @asynccontextmanager
     async def _sent(self, body: bytes) -> AsyncGenerator[tuple[aiohttp.ClientResponse, float]]:
@@ -156,11 +159,17 @@ class OpenAIHttp:
             async with asyncio.timeout_at(deadline_s):
                 response = await self._opened().post(url, data=body, allow_redirects=False)
         except aiohttp.ClientSSLError as cause:
-            raise EngineUnreachableError(f"{self._name}: TLS fails: {cause}") from cause
+            raise EngineUnreachableError(
+                f"{self._name} cannot be reached ({why_unreachable(cause)})"
+            ) from cause
         except aiohttp.ConnectionTimeoutError as cause:
             raise self._unreachable(cause) from cause
         except TimeoutError as cause:
             raise self._silent(self._first_token_s) from cause
+        except aiohttp.ClientHttpProxyError as cause:
+            raise EngineUnreachableError(
+                f"{self._name} cannot be reached ({why_unreachable(cause)})"
+            ) from cause
         except aiohttp.ClientError as cause:
             if _not_sent(cause):
                 raise self._unreachable(cause) from cause
@@ -213,21 +222,27 @@ class OpenAIHttp:
                 body = await response.content.read(REFUSAL_BYTES_MAX)
         except (aiohttp.ClientError, TimeoutError):
             body = b""
-        said = decode_error(body)
+        said = said_by(self._remote, body)
         status, name = response.status, self._name
         if said.message == LLAMA_LOADING:
             return EngineUnreachableError(f"{name} is still loading its weights", retry_s=1)
         if status in (401, 403):
             return EngineUnreachableError(f"{name} refuses its key ({status}); check models.*.key")
+        if status == 404:
+            return EngineUnreachableError(
+                f"{name} is not there (404); check models.*.url and models.*.upstream_name"
+            )
+        if status == 402 or said.code == "insufficient_quota":
+            return EngineUnreachableError(f"{name}: the account's quota is used up ({status})")
         if status in (429, 503):
-            retry_s = _retry_after_s(response)
+            retry_s = retry_after_s(response.headers, unix_ms=self._clock.unix_ms())
             return OverloadedError(f"{name} is busy ({status}): {said.detail}", retry_s=retry_s)
         if 400 <= status < 500:
             return said.too_long(name) or BadRequestError(f"{name}: {said.detail}")
         return EngineFailedError(f"{name} answered {status}: {said.detail}")
 
     def _unreachable(self, cause: Exception) -> EngineUnreachableError:
-        why = type(cause).__name__
+        why = why_unreachable(cause)
         return EngineUnreachableError(f"{self._name} cannot be reached ({why})", retry_s=1)
 
     def _silent(self, wait_s: float) -> EngineFailedError:
@@ -265,9 +280,3 @@ def _note(span: Span, delta: Delta) -> None:
             tokens_out=delta.tokens_out,
             tokens_cached=delta.tokens_cached,
         )
-
-
-def _retry_after_s(response: aiohttp.ClientResponse) -> float:
-    """Return the upstream's own `Retry-After` in seconds, at most a minute."""
-    text = response.headers.get("Retry-After", "")
-    return min(float(text), 60.0) if text.isascii() and text.isdigit() else 1.0

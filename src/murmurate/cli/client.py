@@ -76,17 +76,27 @@ def _checked(url: str) -> str:
 
 
 def call(
-    server: Server, path: str, body: object = None, headers: dict[str, str] | None = None
+    server: Server,
+    path: str,
+    body: object = None,
+    headers: dict[str, str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
 ) -> http.client.HTTPResponse:
     """Send a request (POST with a body, GET without) and return the response, or raise."""
-    response = send(server, path, body, headers)
+    response = send(server, path, body, headers, timeout_s=timeout_s)
     if response.status != 200:
         raise RefusedError(_message(response))
     return response
 
 
 def send(
-    server: Server, path: str, body: object = None, headers: dict[str, str] | None = None
+    server: Server,
+    path: str,
+    body: object = None,
+    headers: dict[str, str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
 ) -> http.client.HTTPResponse:
     """Send a request and return the response, whatever its status."""
     parts = urlsplit(server.url)
@@ -94,7 +104,7 @@ def send(
     sent = None if body is None else json.dumps(body)
     every = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
     try:
-        connection = kind(parts.netloc, timeout=TIMEOUT_S)
+        connection = kind(parts.netloc, timeout=timeout_s)
         connection.request(
             "GET" if sent is None else "POST", path, sent, {**every, **(headers or {})}
         )
@@ -109,9 +119,9 @@ def send(
         raise RefusedError(f"this can't be sent: {cause}") from cause
 
 
-def fetch(server: Server, path: str) -> dict[str, Any]:
+def fetch(server: Server, path: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """Return the JSON of a GET."""
-    return read(call(server, path))
+    return read(call(server, path, timeout_s=timeout_s))
 
 
 def read(response: http.client.HTTPResponse) -> dict[str, Any]:

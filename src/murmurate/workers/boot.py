@@ -2,7 +2,7 @@
 
 import msgspec
 
-from murmurate.config import Config, ModelConfig
+from murmurate.config import Config, EmbeddingsConfig, ModelConfig, Remote
 
 
 class EngineBoot(msgspec.Struct, frozen=True):
@@ -15,10 +15,15 @@ class EngineBoot(msgspec.Struct, frozen=True):
 
 
 class LibraryBoot(msgspec.Struct, frozen=True):
-    """Serve on that socket, and keep the index in that folder."""
+    """Serve on that socket, and keep the index in that folder.
+
+    `remote` is how to reach the embedder where it is another server, with its secrets.
+    """
 
     socket: str
     index: str
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    remote: Remote | None = None
 
 
 class SandboxBoot(msgspec.Struct, frozen=True):

@@ -4,21 +4,19 @@ What it keeps under `index/` can be made again from the log. All changes of the 
 one thread, in order; searches and the embedder run beside it.
 """
 
-# Over 400 lines: which thread does what, and in which order, is decided in one place.
-
+# Over 400 lines: what the index is and what it does while a part of it is away belong together.
 import asyncio
 import os
 import signal
 import sqlite3
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import SubprocessError
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
+from typing import ParamSpec, TypeVar, assert_never
 
 import msgspec
 
@@ -36,19 +34,26 @@ from murmurate.adapters.library import (
     Put,
     State,
 )
-from murmurate.adapters.minilm import BATCH, DIMENSIONS, GRAPH_VERSION, MiniLM
 from murmurate.adapters.parse import extract
 from murmurate.adapters.parser import Parser
 from murmurate.adapters.wire import serve
-from murmurate.core.errors import MissingPartError, OverloadedError, WorkerUnreachableError
+from murmurate.core.clock import Clock, SystemClock
+from murmurate.core.errors import (
+    BadRequestError,
+    ConfigError,
+    EngineFailedError,
+    EngineUnreachableError,
+    MissingPartError,
+    MurmurateError,
+    OverloadedError,
+    WorkerUnreachableError,
+)
 from murmurate.core.ports import Embeddings
 from murmurate.knowledge.ports import Found, Hit, LibraryState, Term
-from murmurate.knowledge.words import is_mostly_latin
 from murmurate.workers.boot import LibraryBoot
+from murmurate.workers.embedder import PROBE, Question, knows, open_embedder
 from murmurate.workers.lifeline import boot, say_ready
-
-if TYPE_CHECKING:
-    from murmurate.adapters.vectors import VectorTable
+from murmurate.workers.meaning import Made, Meaning
 
 SEARCH_THREADS = 2
 SEARCHES_MAX = 64
@@ -56,11 +61,12 @@ SEARCHES_MAX = 64
 TEXTS_MAX = 2048
 EMBEDDER_WAIT_S = 3.0
 """How long a search waits for an embedder that is still loading, before it goes on without."""
-EMBEDDER = f"minilm-int8-{GRAPH_VERSION}"
-CLOSER_LOOKS = 25
-"""Of so many chunks of each search the single words are compared, too (about 10 ms)."""
-PENDING_BATCH = 16
-"""Chunks embedded at a time: so many are embedded again after a kill, and closing waits for."""
+PAUSE_S = 1.0
+"""Between two attempts to reach an embedder that does not work; twice as long each time."""
+
+PAUSE_S_MAX = 60.0
+REST_S = 5.0
+"""How long searches go by words at once, after the embedder failed one."""
 SWITCH_S = 0.0005
 """How long the embedder's thread may wait for another one that computes (5 ms by default): it asks
 for the interpreter about forty times a second."""
@@ -72,98 +78,21 @@ _R = TypeVar("_R")
 _M = TypeVar("_M")
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Chunks that were embedded, with vectors and token states by row: none in another language."""
-
-    chunks: list[Pending]
-    blobs: dict[int, tuple[bytes, bytes]]
-
-
-class Meaning:
-    """The loaded embedder and the vectors: there only where its packages are installed."""
-
-    def __init__(self, folder: Path, table: ChunkTable) -> None:
-        """Load both; blocks for a moment, or for seconds when the model's graph must be built."""
-        self.model = MiniLM(folder)
-        from murmurate.adapters import late, vectors  # noqa: PLC0415 - need numpy, an extra
-
-        self._vectors, self._late = vectors, late
-        self._table = table
-        self.kept: VectorTable = vectors.VectorTable(DIMENSIONS)
-
-    def load(self) -> None:
-        """Read the stored vectors. Runs in the indexing thread, so that no change is missed."""
-        self._table.use_embedder(EMBEDDER, DIMENSIONS)
-        for row, tenant, collection, vectors in self._table.vectors():
-            self._keep(row, tenant, collection, vectors)
-
-    def change(self, tenant: str, collection: str, changed: Changed) -> None:
-        """Follow a change of the chunk table. Runs in the indexing thread."""
-        self.kept.remove(tenant, collection, changed.removed)
-        for row, vectors in changed.vectors:
-            self._keep(row, tenant, collection, vectors)
-
-    def made(self, *, after: int) -> Made:
-        """Make the vectors of the first chunks behind a row that have none.
-
-        Runs in a thread of its own, so that the embedder never waits for changes of the index.
-        """
-        pending = self._table.pending(after=after, limit=PENDING_BATCH)
-        # The model knows English only: what is mostly something else is found by its words.
-        known = [chunk for chunk in pending if is_mostly_latin(" ".join(chunk.texts))]
-        texts = [text for chunk in known for text in chunk.texts]
-        vectors, states = self.model.embed_with_states(texts)
-        blobs: dict[int, tuple[bytes, bytes]] = {chunk.row: (b"", b"") for chunk in pending}
-        first = 0
-        for chunk in known:
-            own = slice(first, first + len(chunk.texts))
-            packed = b"".join(self._late.pack(text) for text in states[own])
-            blobs[chunk.row] = vectors[own].tobytes(), packed
-            first += len(chunk.texts)
-        return Made(pending, blobs)
-
-    def keep(self, made: Made) -> None:
-        """Write vectors down and search in them from now on. Runs in the indexing thread."""
-        still_there = self._table.set_vectors([(row, *both) for row, both in made.blobs.items()])
-        for chunk in made.chunks:
-            if chunk.row in still_there:
-                self._keep(chunk.row, chunk.tenant, chunk.collection, made.blobs[chunk.row][0])
-
-    def _keep(self, row: int, tenant: str, collection: str, vectors: bytes) -> None:
-        if vectors:  # none: not a language that the model knows
-            self.kept.put(tenant, collection, row, self._vectors.from_bytes(vectors, DIMENSIONS))
-
-    def find(
-        self, message: Find, by_words: Sequence[int], terms: Mapping[str, float]
-    ) -> tuple[dict[int, float], dict[int, float]]:
-        """Return the cosines of the nearest rows and of those in `by_words`.
-
-        And for the best of both, how well the single words meet (see `late`).
-        """
-        question = self.model.question(message.question)
-        cosines = self.kept.nearest(
-            message.tenant, message.collections, question.vector, limit=message.limit, also=by_words
-        )
-        nearest = sorted(cosines, key=lambda row: -cosines[row])[:CLOSER_LOOKS]
-        states = self._table.states([*{*nearest, *by_words[:CLOSER_LOOKS]}])
-        counted = self._late.weights(message.question, question.spans, terms)
-        scores = self._late.similarities(question.states, counted, list(states.values()))
-        return cosines, dict(zip(states, scores, strict=True))
-
-
 class LibraryWorker:
     """Answers the messages of `adapters.library`."""
 
     def __init__(
         self,
-        folder: Path,
+        boot: LibraryBoot,
         *,
         on_failure: Callable[[], None],
         embedder_wait_s: float = EMBEDDER_WAIT_S,
+        clock: Clock | None = None,
     ) -> None:
+        folder = Path(boot.index)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = folder
+        self._boot = boot
+        self._clock = clock or SystemClock()
         self._words = Words(folder)
         self._table = ChunkTable(folder)
         self._keywords = KeywordIndex(folder, self._words)
@@ -175,6 +104,12 @@ class LibraryWorker:
         self._meaning: asyncio.Future[Meaning] = asyncio.get_running_loop().create_future()
         self._indexed_by: Meaning | None = None
         """As `_meaning`, but for the indexing thread: set when the stored vectors are loaded."""
+        self._trouble: str | None = None
+        """Why the embedder does not work just now, though it may later."""
+        self._resting_until_s = 0.0
+        """Until then no search waits for an embedder that has failed."""
+        self._behind = False
+        """Whether chunks went without vectors because of trouble, and still do."""
         self._searches = 0
         self._caught_up = False
         self._work = asyncio.Event()
@@ -232,10 +167,10 @@ class LibraryWorker:
                 )
 
     def _has_work(self) -> None:
-        """Let the embedder know of new chunks, when there is one."""
+        """Let the embedder know of new chunks."""
+        self._work.set()
         if not self._missing():
             self._settled.clear()
-            self._work.set()
 
     async def close(self) -> None:
         """Stop after the batch that is under way, and close the files."""
@@ -246,6 +181,8 @@ class LibraryWorker:
         for threads in pools:
             await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
         self._parser.close()
+        if self._indexed_by is not None:
+            await self._indexed_by.embedder.close()
         self._keywords.close()
         self._table.close()
 
@@ -272,39 +209,103 @@ class LibraryWorker:
     async def _load_and_embed(self) -> None:
         """Load the embedder, then give vectors to all chunks that have none, as they come."""
         try:
-            meaning = await asyncio.to_thread(Meaning, self._folder, self._table)
-            await self._on(self._indexing, self._load, meaning)
-        except (MissingPartError, ImportError, OSError, SubprocessError) as cause:
-            detail = cause.detail if isinstance(cause, MissingPartError) else str(cause)
+            meaning = await self._opened()
+        except (MissingPartError, ConfigError, ImportError, OSError, SubprocessError) as cause:
+            detail = cause.detail if isinstance(cause, MurmurateError) else str(cause)
             missing = MissingPartError(detail)
             self._meaning.set_exception(missing)
             self._meaning.exception()  # seen: whoever asks gets it again
+            self._trouble = None
             self._settled.set()
             sys.stderr.write(f"library: {missing}\n")
             return
         self._meaning.set_result(meaning)
         while True:
             self._work.clear()
-            await self._embed_pending(meaning)
+            await self._embed_all(meaning)
             if not self._work.is_set():
                 self._settled.set()
                 await self._work.wait()
 
-    async def _embed_pending(self, meaning: Meaning) -> None:
-        """Embed what has no vectors; while one batch is written down the next is embedded."""
-        after = 0
-        writing: asyncio.Future[None] | None = None
-        while (made := await self._on(self._embedding, meaning.made, after=after)).chunks:
-            after = made.chunks[-1].row
-            if writing is not None:
-                await writing
-            writing = asyncio.ensure_future(self._on(self._indexing, meaning.keep, made))
-        if writing is not None:
-            await writing
+    async def _opened(self) -> Meaning:
+        """Return embedder and vectors, as soon as the embedder answers."""
+        pause_s = PAUSE_S
+        while True:
+            try:
+                embedder = await open_embedder(self._boot, self._clock)
+            except (MissingPartError, ConfigError):
+                raise
+            except MurmurateError as error:
+                self._stumbled(error)
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, PAUSE_S_MAX)
+            else:
+                meaning = Meaning(embedder, self._table)
+                await self._on(self._indexing, self._load, meaning)
+                self._trouble = None
+                return meaning
 
     def _load(self, meaning: Meaning) -> None:
         meaning.load()
         self._indexed_by = meaning
+
+    async def _embed_all(self, meaning: Meaning) -> None:
+        """Give vectors to all chunks that have none, however long the embedder is away.
+
+        While one batch is written down the next is embedded.
+        """
+        pause_s = PAUSE_S
+        after = 0
+        writing: asyncio.Future[None] | None = None
+        while pending := await self._on(self._embedding, meaning.pending, after=after):
+            chunks = [c for c in pending if knows(self._boot.embeddings, " ".join(c.texts))]
+            try:
+                made = await self._vectors_of(meaning, chunks)
+            except MurmurateError as error:
+                self._stumbled(error)
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, PAUSE_S_MAX)
+                continue
+            if self._trouble is not None:
+                self._settled.clear()  # trouble had set it: there is something to wait for again
+            pause_s, self._trouble = PAUSE_S, None
+            after = pending[-1].row
+            if writing is not None:
+                await writing
+            writing = asyncio.ensure_future(self._on(self._indexing, meaning.keep, pending, made))
+        if writing is not None:
+            await writing
+        self._behind = False
+
+    async def _vectors_of(self, meaning: Meaning, chunks: Sequence[Pending]) -> dict[int, Made]:
+        """Return vectors by row; a chunk that the embedder refuses has none, and stops no other."""
+        try:
+            made = await meaning.made(chunks, self._embedding) if chunks else []
+            return {chunk.row: one for chunk, one in zip(chunks, made, strict=True)}
+        except BadRequestError as error:
+            if len(chunks) == 1:
+                await self._refuses_not_all(meaning)
+                sys.stderr.write(f"library: a passage goes without a vector: {error}\n")
+                return {}
+        found: dict[int, Made] = {}
+        for chunk in chunks:
+            found.update(await self._vectors_of(meaning, [chunk]))
+        return found
+
+    async def _refuses_not_all(self, meaning: Meaning) -> None:
+        """Raise when it is not the text: a server that refuses everything must not mark it all."""
+        try:
+            await meaning.embedder.embed([PROBE], self._embedding)
+        except BadRequestError as error:
+            raise EngineFailedError(f"every text is refused: {error.detail}") from error
+
+    def _stumbled(self, error: MurmurateError) -> None:
+        """Note that the embedder does not work: until it does, search goes by words alone."""
+        if self._trouble is None:
+            sys.stderr.write(f"library: search goes by words alone: {error}\n")
+        self._trouble = error.detail
+        self._behind = True
+        self._settled.set()  # whoever waits for vectors would wait for as long as that lasts
 
     def _put(self, message: Put) -> None:
         """Put documents in place of their older versions."""
@@ -333,19 +334,20 @@ class LibraryWorker:
         return state
 
     async def _state_now(self, message: State) -> LibraryState:
+        # Until they are loaded nobody knows whose vectors these are: asked before they are counted.
+        used = self._indexed_by
         counts = await self._on(
             self._searching, self._table.count, message.tenant, message.collection
         )
         missing = self._missing()
-        size_bytes = await self._on(self._searching, self._size_bytes)
-        is_loaded = self._meaning.done() and missing is None
+        pending = counts.chunks if used is None else counts.pending
         return LibraryState(
             counts.chunks,
-            0 if missing else counts.pending,
+            0 if missing else pending,
             missing,
-            embedder=EMBEDDER if is_loaded else None,
-            dimensions=DIMENSIONS if is_loaded else None,
-            index_bytes=size_bytes,
+            embedder=None if used is None else used.embedder.identity,
+            dimensions=None if used is None else used.embedder.dimensions,
+            index_bytes=await self._on(self._searching, self._size_bytes),
         )
 
     def _size_bytes(self) -> int:
@@ -353,22 +355,47 @@ class LibraryWorker:
 
     async def _find(self, message: Find) -> Found:
         # Whether what follows may miss something is judged before it begins.
-        is_partial = not self._caught_up
+        is_partial = not self._caught_up or self._behind
         meaning: Meaning | None = None
-        if is_mostly_latin(message.question):
+        question: Question | None = None
+        if knows(self._boot.embeddings, message.question):
             meaning, is_late = await self._meaning_in_time()
+            if meaning is not None:
+                question, is_late = await self._vector_of(message.question, meaning)
             is_partial = is_partial or is_late
-        found = await self._on(self._searching, self._find_now, message, meaning)
+        asked = None if meaning is None or question is None else (meaning, question)
+        found = await self._on(self._searching, self._find_now, message, asked)
         return msgspec.structs.replace(found, is_partial=is_partial)
 
-    def _find_now(self, message: Find, meaning: Meaning | None) -> Found:
+    async def _vector_of(self, question: str, meaning: Meaning) -> tuple[Question | None, bool]:
+        """Return the question's vector, None where there is none; and whether there may be later.
+
+        A search is answered by words alone rather than not at all.
+        """
+        if self._clock.now_s() < self._resting_until_s:
+            return None, True
+        try:
+            vector = await meaning.embedder.question(question, self._searching)
+        except BadRequestError:  # such as one that is too long: asked again, it will be again
+            return None, False
+        except MurmurateError as error:
+            self._resting_until_s = self._clock.now_s() + REST_S
+            self._trouble = error.detail
+            return None, True
+        if not self._behind:
+            self._trouble = None
+        return vector, False
+
+    def _find_now(self, message: Find, asked_by: tuple[Meaning, Question] | None) -> Found:
         asked = self._keywords.find(
             message.tenant, message.collections, message.question, limit=message.limit
         )
         scores = dict(asked.rows)
-        cosines, closer = {}, {}
-        if meaning is not None:
-            cosines, closer = meaning.find(message, list(scores), dict(asked.terms))
+        cosines: dict[int, float] = {}
+        closer: dict[int, float] = {}
+        if asked_by is not None:
+            meaning, question = asked_by
+            cosines, closer = meaning.find(message, question, list(scores), dict(asked.terms))
         hits = [
             Hit(
                 document=row.document,
@@ -391,18 +418,16 @@ class LibraryWorker:
         return Found(tuple(hits), tuple(Term(word, idf) for word, idf in asked.terms))
 
     async def _embed(self, message: Embed) -> Embeddings:
+        if self._trouble is not None and not self._meaning.done():
+            raise EngineUnreachableError(self._trouble, retry_s=PAUSE_S)
         meaning = await asyncio.shield(self._meaning)
-        vectors: list[tuple[float, ...]] = []
-        tokens = 0
-        for first in range(0, len(message.texts), BATCH):  # searches come in between
-            texts = message.texts[first : first + BATCH]
-            made, read = await self._on(self._searching, meaning.model.embed, texts)
-            vectors.extend(tuple(vector) for vector in made.tolist())
-            tokens += read
-        return Embeddings(tuple(vectors), tokens)
+        made, tokens = await meaning.embedder.embed(message.texts, self._searching)
+        return Embeddings(tuple(tuple(vector) for vector in made.tolist()), tokens)
 
     async def _meaning_in_time(self) -> tuple[Meaning | None, bool]:
         """Return embedder and vectors where there are any, and whether they are still to come."""
+        if self._trouble is not None and not self._meaning.done():
+            return None, True
         try:
             async with asyncio.timeout(self._embedder_wait_s):
                 return await asyncio.shield(self._meaning), False
@@ -412,9 +437,9 @@ class LibraryWorker:
             return None, True
 
     def _missing(self) -> str | None:
-        """Return why there is no embedder, None when there is or may be one."""
+        """Return why there are no new vectors, None when there are or may be some."""
         if not self._meaning.done() or self._meaning.exception() is None:
-            return None
+            return self._trouble
         return str(getattr(self._meaning.exception(), "detail", ""))
 
     async def _bounded(self, answer: Callable[[_M], Awaitable[_R]], message: _M) -> _R:
@@ -459,7 +484,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    worker = LibraryWorker(Path(boot_message.index), on_failure=stop.set)
+    worker = LibraryWorker(boot_message, on_failure=stop.set)
     server = await serve(boot_message.socket, LibraryMessage, worker.handle)
     say_ready(pid=os.getpid())
     await stop.wait()

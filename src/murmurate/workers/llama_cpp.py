@@ -5,14 +5,23 @@ import os
 import signal
 import socket
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from xllamacpp import CommonParams, Server  # pyright: ignore[reportAttributeAccessIssue]
 
-from murmurate.config import weights_path
-from murmurate.core.errors import ConfigError, EngineFailedError
+from murmurate.adapters.gguf import (
+    Header,
+    check_fits,
+    context_fitting,
+    gigabytes,
+    read_header,
+)
+from murmurate.adapters.machine import memory_bytes
+from murmurate.config import CONTEXT_TOKENS, weights_path
+from murmurate.core.errors import ConfigError, EngineFailedError, MurmurateError
 from murmurate.workers.boot import EngineBoot
 from murmurate.workers.lifeline import say_ready
 
@@ -27,7 +36,6 @@ PROMPT_CACHE_MIB = 256
 """Kept prompts of idle slots, in memory; llama.cpp's default is 8 GiB."""
 
 READY_S = 30.0
-GGUF = b"GGUF"
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -41,20 +49,18 @@ class _Props(msgspec.Struct, frozen=True):
 
 def serve(boot: EngineBoot) -> None:
     """Load the weights, serve them on the socket, and never return."""
-    weights = weights_path(boot.model.weights or "")
-    _check(weights)
+    header = read_header(weights_path(boot.model.weights or ""))
+    check_fits(header, memory_bytes=memory_bytes())
+    asked = context_fitting(header, boot.model.context_tokens, default=CONTEXT_TOKENS)
     try:
-        server = Server(parameters(boot, weights, cores()))
+        server = Server(parameters(boot, header.files[0], cores(), context_tokens=asked))
     except RuntimeError as cause:
-        raise EngineFailedError(
-            f"llama.cpp can't start on {weights} ({cause}); its own words stand above. Out of "
-            "memory, or weights it does not know: try fewer slots or context_tokens"
-        ) from cause
+        raise _failure(header, asked * boot.model.slots, memory_bytes()) from cause
     os.chmod(boot.socket, 0o600)  # noqa: PTH101
     context_tokens = _context_tokens(boot)
-    if context_tokens < boot.model.context_tokens:
+    if context_tokens < asked:  # the header did not say what it was trained for
         raise ConfigError(
-            f"context_tokens = {boot.model.context_tokens}, but {weights} was trained for "
+            f"context_tokens = {asked}, but {header.files[0]} was trained for "
             f"{context_tokens}; expected at most that"
         )
     say_ready(name=boot.name)
@@ -62,7 +68,24 @@ def serve(boot: EngineBoot) -> None:
         signal.pause()
 
 
-def parameters(boot: EngineBoot, weights: Path, cores: int) -> Any:  # noqa: ANN401 - has no stubs
+def _failure(header: Header, tokens: int, memory: int | None) -> MurmurateError:
+    """Say what llama.cpp leaves unsaid; lasting where it can't be for lack of memory."""
+    needed = header.size_bytes + header.kv_bytes_per_token * tokens
+    if memory is not None and needed < memory // 2:
+        return ConfigError(
+            f"llama.cpp can't load {header.files[0]}; its own words stand above. Where it does not "
+            f"know the architecture {header.architecture!r}, a newer xllamacpp than "
+            f"{version('xllamacpp')} may; else take another file of the model"
+        )
+    there = "" if memory is None else f"; there are {gigabytes(memory)}"
+    return EngineFailedError(
+        f"llama.cpp can't start on {header.files[0]}; its own words stand above. Weights and "
+        f"{tokens} tokens of context take up to {gigabytes(needed)}{there}: try fewer slots or "
+        "context_tokens"
+    )
+
+
+def parameters(boot: EngineBoot, weights: Path, cores: int, *, context_tokens: int) -> Any:  # noqa: ANN401 - has no stubs
     """Return llama.cpp's settings for this model."""
     model = boot.model
     threads = model.threads or min(cores, THREADS_MAX)
@@ -71,7 +94,7 @@ def parameters(boot: EngineBoot, weights: Path, cores: int) -> Any:  # noqa: ANN
     params.n_parallel = model.slots
     # Apart, not unified: each slot has its context to itself, so that a request that was admitted
     # never fails because its neighbours' prompts are long.
-    params.n_ctx = model.context_tokens * model.slots
+    params.n_ctx = context_tokens * model.slots
     params.kv_unified = False
     params.fit_params = False  # never silently smaller than was asked for
     params.n_batch = params.n_ubatch = BATCH_TOKENS
@@ -93,15 +116,6 @@ def cores() -> int:
         return max(1, min(allowed, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup, or "max": no quota
         return allowed
-
-
-def _check(weights: Path) -> None:
-    """Refuse what llama.cpp would only call a failure to initialise."""
-    if not weights.is_file():
-        raise ConfigError(f"weights: {weights} is missing")
-    with weights.open("rb") as file:
-        if file.read(len(GGUF)) != GGUF:
-            raise ConfigError(f"weights: {weights} is no GGUF file")
 
 
 def _context_tokens(boot: EngineBoot) -> int:

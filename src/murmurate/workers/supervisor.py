@@ -24,7 +24,7 @@ from typing import IO, TextIO
 import msgspec
 
 from murmurate.adapters.files import write_private
-from murmurate.config import Config, Engine, listen_address
+from murmurate.config import Config, Engine, listen_address, remote
 from murmurate.core.clock import Clock
 from murmurate.core.errors import AddressInUseError, ConfigError, StateInUseError
 from murmurate.fleet.restart import delay_s, recent
@@ -352,7 +352,12 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         found.append(Child(f"engine {name}", "murmurate.workers.engine", boot))
     library = f"{sockets}/library.sock"
     sandbox = f"{sockets}/sandbox.sock"
-    boot = LibraryBoot(library, str(state / "index"))
+    boot = LibraryBoot(
+        library,
+        str(state / "index"),
+        config.embeddings,
+        remote(config.embeddings) if config.embeddings.url is not None else None,
+    )
     found.append(Child("library", "murmurate.workers.library", boot))
     found.append(Child("sandbox", "murmurate.workers.sandbox", SandboxBoot(sandbox)))
     server = ServerBoot(
