@@ -228,6 +228,7 @@ class FakePlatform:
 
     chats: Sequence[str] = ("tiny",)
     embedders: Sequence[str] = ("minilm",)
+    own_chats: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     ready: bool = True
     traces: dict[tuple[str, str], list[Any]] = field(
         default_factory=dict[tuple[str, str], list[Any]]
@@ -239,11 +240,11 @@ class FakePlatform:
     ingested: list[Sequence[str]] = field(default_factory=list[Sequence[str]])
     closed_early: int = 0
 
-    def models(self) -> Sequence[str]:
-        return [*self.chats, *self.embedders]
+    def models(self, tenant: str) -> Sequence[str]:
+        return [*self.chat_models(tenant), *self.embedders]
 
-    def chat_models(self) -> Sequence[str]:
-        return self.chats
+    def chat_models(self, tenant: str) -> Sequence[str]:
+        return [*self.chats, *self.own_chats.get(tenant, ())]
 
     async def readiness(self) -> Readiness:
         return Readiness(self.ready, {"model tiny": "ready" if self.ready else "not reachable"})

@@ -35,6 +35,7 @@ COVERED_ELSEWHERE = {
     "cli/ask.py": "tests/e2e",
     "cli/commands.py": "tests/e2e",
     "cli/doctor.py": "tests/e2e",
+    "cli/keys.py": "tests/e2e",
     "cli/options.py": "tests/e2e",
     "cli/show.py": "tests/e2e",
     "cli/up.py": "tests/e2e",

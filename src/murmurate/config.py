@@ -97,9 +97,10 @@ class AgentConfig(Section, frozen=True):
 
 
 class KnowledgeConfig(Section, frozen=True):
-    """A collection of documents."""
+    """A collection of documents, and the tenants that may see it: each has a copy of its own."""
 
     folder: str
+    tenants: Annotated[tuple[str, ...], Meta(min_length=1)] = ("default",)
 
 
 class RouterConfig(Section, frozen=True):
@@ -177,6 +178,7 @@ TABLES: Mapping[str, type[Section]] = {
 EMBEDDER_NAME = "minilm"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
+TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def load(path: Path | None = None) -> Config:
@@ -353,6 +355,13 @@ def _check(config: Config) -> None:
             if not _NAME.fullmatch(name):
                 raise ConfigError(
                     f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
+                )
+    for name, collection in config.knowledge.items():
+        for tenant in collection.tenants:
+            if not TENANT_NAME.fullmatch(tenant):
+                raise ConfigError(
+                    f"knowledge.{name}.tenants = {tenant!r}: expected a name of small letters, "
+                    "digits, '.', '_' and '-'"
                 )
     listen_address(config.server.listen)
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "chat": "murmurate.cli.ask",
     "ingest": "murmurate.cli.ask",
     "trace": "murmurate.cli.ask",
+    "keys": "murmurate.cli.keys",
     "doctor": "murmurate.cli.doctor",
 }
 

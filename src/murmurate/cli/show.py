@@ -1,17 +1,20 @@
 """What people would rather look at than read: progress and trees."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
 
 from murmurate.cli.client import STRANGE, RefusedError
 from murmurate.observe.spans import SpanRecord
 from murmurate.observe.tree import tree
 
 PROBLEMS_SHOWN = 20
+TABLE_CELLS_MAX = 10_000
 STEPS = {"index": "indexing", "read": "reading", "embed": "embedding"}
 
 
@@ -55,3 +58,15 @@ def ingest_progress(steps: Iterable[dict[str, Any]]) -> None:
         console.print(f"  not read: {path}: {problem}")
     if len(problems) > PROBLEMS_SHOWN:
         console.print(f"  and {len(problems) - PROBLEMS_SHOWN} more")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows below their heads, each as wide as it is: a cut cell could not be copied."""
+    made = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for column in made.columns:
+        column.no_wrap = True
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    console = Console(highlight=False, markup=False, width=TABLE_CELLS_MAX)
+    console.width = console.measure(made).maximum
+    console.print(made, crop=False)

@@ -69,7 +69,8 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
     if docs := overrides["docs"]:
         if not Path(docs).is_dir():
             raise ConfigError(f"--docs {docs}: expected a folder")
-        knowledge = {**knowledge, "docs": KnowledgeConfig(folder=docs)}
+        old = knowledge.get("docs", KnowledgeConfig(folder=docs))
+        knowledge = {**knowledge, "docs": msgspec.structs.replace(old, folder=docs)}
     for name, model in config.models.items():
         if model.engine is Engine.LLAMA_CPP and not weights_path(model.weights or "").is_file():
             raise ConfigError(f"models.{name}.weights = {model.weights!r}: no such file")

@@ -71,12 +71,13 @@ async def main(message: ServerBoot) -> None:
     loop.add_signal_handler(signal.SIGTERM, drain)
     first_pass = asyncio.create_task(service.platform.first_pass())
     announcing = asyncio.create_task(announce(service, listening))
+    following = asyncio.create_task(service.opened.registry.follow(service.outside.events))
     try:
         await server.serve(sockets=[listening])
     finally:
-        for task in (first_pass, announcing):
+        for task in (first_pass, announcing, following):
             task.cancel()
-        await asyncio.gather(first_pass, announcing, return_exceptions=True)
+        await asyncio.gather(first_pass, announcing, following, return_exceptions=True)
         await compose.close(service.outside)
 
 
@@ -87,8 +88,10 @@ async def composed(message: ServerBoot) -> compose.Service:
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
     outside = compose.outside(message.config, state, workers)
-    keys = await compose.open_keys(outside.log, outside.clock, outside.ids, first_key=state / "key")
-    return compose.service(message.config, outside, keys)
+    opened = await compose.open_keys(
+        outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
+    )
+    return compose.service(message.config, outside, opened)
 
 
 def end(detail: str, exit_code: int) -> NoReturn:
