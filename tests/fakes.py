@@ -56,6 +56,16 @@ class FakeClock:
         await asyncio.sleep(0)
 
 
+class LoopClock(FakeClock):
+    """The time of the running loop; see `run_skipping_time`."""
+
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def unix_ms(self) -> int:
+        return round(self.now_s() * 1000)
+
+
 def seeded_ids(clock: FakeClock | None = None, seed: int = 1) -> Ids:
     return Ids(clock or FakeClock(), random.Random(seed))
 

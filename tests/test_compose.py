@@ -28,6 +28,7 @@ from murmurate.observe.metrics import Metrics
 from murmurate.observe.spans import Recorder
 from tests.fakes import FakeClock, FakeSandbox, RecordingLog, Saying, ask, seeded_ids
 
+OTHERS = "documents of other tenants"
 CONFIG = parse(
     {
         "models": {
@@ -259,6 +260,25 @@ def test_documents_that_cannot_be_read_are_tried_again_and_hold_nobody_up() -> N
         readiness = await never.readiness()
         assert readiness.ready
         assert "gone" in readiness.parts["documents docs"]
+        trying.cancel()
+
+    asyncio.run(story())
+
+
+def test_whoever_asks_for_readiness_reads_no_names_of_other_tenants_collections() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        assert (await service.readiness()).parts[OTHERS] == "not read yet"
+        await service.first_pass()
+        parts = (await service.readiness()).parts
+        assert parts[OTHERS] == "ready"
+        assert not any("ours" in name for name in parts)
+
+        broken, clock, _ = platform(failures=10**9)
+        trying = asyncio.create_task(broken.first_pass())
+        while clock.slept_s == []:
+            await asyncio.sleep(0)
+        assert (await broken.readiness()).parts[OTHERS] == "can't be read"
         trying.cancel()
 
     asyncio.run(story())

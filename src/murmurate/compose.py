@@ -54,6 +54,7 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Readiness
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
+from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway, Limits
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
@@ -66,7 +67,9 @@ from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
 
 NOT_READ = "not read yet"
+NOT_READABLE = "can't be read"
 READY = "ready"
+OTHER_DOCUMENTS = "documents of other tenants"
 FIRST_PASS_WAIT_S = 2.0
 FIRST_PASS_WAIT_S_MAX = 60.0
 HEALTH_KEPT_S = 1.0
@@ -281,7 +284,10 @@ class Platform:
             ready = ready and healthy
         waiting = self._outside.clock.now_s() - self._began_s < READY_WAIT_S
         for name, state in self._first_pass.items():
-            parts[f"documents {name}"] = state
+            if OPERATOR_TENANT in self._config.knowledge[name].tenants:
+                parts[f"documents {name}"] = state
+            elif parts.get(OTHER_DOCUMENTS, READY) == READY:  # anybody may read this: no names
+                parts[OTHER_DOCUMENTS] = state if state in {READY, NOT_READ} else NOT_READABLE
             ready = ready and (state != NOT_READ or not waiting)
         return Readiness(ready, parts)
 

@@ -8,7 +8,7 @@ import pytest
 
 from murmurate.core.types import Lane
 from murmurate.gateway.keys import Key, KeyRecord, digest
-from tests.fakes import DONE, Saying, Text, until
+from tests.fakes import DONE, LoopClock, Saying, Text, run_skipping_time, until
 from tests.gateway.client import KEY, Answer, House, run
 
 EVERYTHING = {
@@ -263,6 +263,26 @@ def test_a_stream_whose_key_is_revoked_ends_with_the_error_and_no_end_mark() -> 
         assert model.closed_early == 1, "the engine below was told"
 
     asyncio.run(story())
+
+
+def test_a_stream_whose_key_expires_ends_at_that_time() -> None:
+    async def story() -> None:
+        model = Saying(Text("one "), asyncio.Event(), Text("two"), DONE)
+        house = House(model=model, clock=LoopClock())
+        expires_ms = house.clock.unix_ms() + 60_000
+        secret = add(house, "a", "chat", id="key_2", expires_ms=expires_ms)
+        call, served = house.start(
+            "POST",
+            "/v1/chat/completions",
+            b'{"model":"tiny","messages":[{"role":"user","content":"hi"}],"stream":true}',
+            headers=with_key(secret),
+        )
+        await served
+        assert b"one " in call.answer.body
+        assert call.answer.events()[-1]["error"]["code"] == "key.expired"
+        assert abs(house.clock.unix_ms() - expires_ms) < 1000
+
+    run_skipping_time(story())
 
 
 def test_a_plain_answer_whose_key_is_revoked_is_a_401() -> None:

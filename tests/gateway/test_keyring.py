@@ -11,21 +11,11 @@ from murmurate.core.types import Caller, Lane
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, Rotation, digest
 from murmurate.gateway.quota import Rate
-from tests.fakes import FakeClock, run_skipping_time, until
+from tests.fakes import FakeClock, LoopClock, run_skipping_time, until
 
 RECORD = KeyRecord("key_1", digest("mur_right"), "acme", ("chat",), 5, lane=Lane.BATCH)
 KEY = Key(RECORD, 1)
 RIGHT = b"Bearer mur_right"
-
-
-class LoopClock(FakeClock):
-    """The time of the running loop, which tests make jump."""
-
-    def now_s(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def unix_ms(self) -> int:
-        return round(self.now_s() * 1000)
 
 
 def rotated(key: Key, secret: str, *, at_ms: int, grace_ms: int) -> Key:
