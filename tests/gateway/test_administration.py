@@ -140,7 +140,7 @@ def test_a_key_can_not_give_more_than_it_has(body: dict[str, Any], param: str) -
 
 def test_an_operator_makes_keys_for_every_tenant_who_then_manage_their_own() -> None:
     house = House()
-    operator = with_key(add(house, "default", "operator", id="key_op"))
+    operator = with_key(add(house, "default", "*", id="key_op"))
     made = create(house, {"tenant": "b", "scopes": ["*"]}, headers=operator).json()
     theirs = with_key(made["secret"])
     assert create(house, {}, headers=theirs).json()["tenant"] == "b"
@@ -315,6 +315,25 @@ def test_an_ingest_whose_key_is_revoked_says_so_in_its_last_line() -> None:
         await served
         assert b'"code":"key.revoked"' in call.answer.chunks[-1]
         assert house.platform.closed_early == 1
+
+    asyncio.run(story())
+
+
+def test_an_answer_that_was_sent_whole_stays_whole_when_its_key_ends_right_behind_it() -> None:
+    async def story() -> None:
+        house = House(model=Saying(Text("all of it"), DONE))
+        secret = add(house, "a", "chat", id="key_2")
+        call, served = house.start(
+            "POST",
+            "/v1/chat/completions",
+            b'{"model":"tiny","messages":[{"role":"user","content":"hi"}]}',
+            headers=with_key(secret),
+        )
+        await until(lambda: call.answer.ended)
+        end_by_revoking(house)
+        await served
+        assert "all of it" in call.answer.body.decode()
+        assert house.meter.requests == [("/v1/chat/completions", 200)]
 
     asyncio.run(story())
 

@@ -53,7 +53,7 @@ def test_only_operators_see_the_keys_of_other_tenants(
     [
         (OPERATOR, key("default", "*")),
         (OPERATOR, key("acme", "*", requests_per_minute=1e6, burst=10**6)),
-        (key("default", "operator"), key("acme", "*")),
+        (key("default", "operator", "chat"), key("acme", "admin", "chat")),
         (ADMIN, key("acme", "admin")),
         (ADMIN, key("acme", "chat", requests_per_minute=600.0, burst=60)),
         (WHOLE, key("acme", "*")),
@@ -74,6 +74,8 @@ def test_what_one_has_can_be_passed_on(actor: Key, wanted: Key) -> None:
         (ADMIN, key("acme", "*"), "scopes"),
         (ADMIN, key("acme", "chat", "ingest"), "scopes"),
         (key("default", "admin"), key("default", "operator"), "scopes"),
+        (key("default", "operator"), key("acme", "chat"), "scopes"),
+        (key("default", "operator"), key("default", "*"), "scopes"),
         (key("acme", "*", expires_ms=100), key("acme", "chat"), "expires"),
         (key("acme", "*", expires_ms=100), key("acme", "chat", expires_ms=101), "expires"),
         (key("default", "*", expires_ms=100), key("default", "*"), "expires"),

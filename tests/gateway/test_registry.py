@@ -5,6 +5,8 @@ from contextlib import aclosing
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import (
@@ -227,3 +229,86 @@ def test_there_is_an_end_to_the_number_of_keys() -> None:
             await server.registry.create(msgspec.structs.replace(RECORD, id="key_new"), BY)
 
     asyncio.run(story())
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["create", "rotate", "revoke", "wait"]),
+        st.integers(0, 1),
+        st.integers(0, 3),
+        st.sampled_from([0, 1000, 5000]),
+    ),
+    max_size=12,
+)
+
+
+class Expected:
+    """What is true of the secrets, kept without a log: when each of them ends."""
+
+    def __init__(self) -> None:
+        self.current: dict[str, str] = {}
+        self.ends_ms: dict[str, float] = {}
+        self.expires_ms: dict[str, float] = {}
+
+    def create(self, name: str, secret: str, expires_ms: float) -> None:
+        self.current[name] = secret
+        self.ends_ms[secret] = self.expires_ms[name] = expires_ms
+
+    def rotate(self, name: str, secret: str, now_ms: int, grace_ms: int) -> None:
+        old = self.current[name]
+        for kept in [it for it in self.ends_ms if it.startswith(f"{name} ") and it != old]:
+            self.ends_ms[kept] = 0
+        self.ends_ms[old] = min(now_ms + grace_ms, self.ends_ms[old])
+        self.ends_ms[secret] = self.expires_ms[name]
+        self.current[name] = secret
+
+    def revoke(self, name: str) -> None:
+        for secret in self.ends_ms:
+            if secret.startswith(f"{name} "):
+                self.ends_ms[secret] = 0
+
+
+@given(STEPS)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_changed_where_all_servers_admit_the_same_secrets(
+    steps: list[tuple[str, int, int, int]],
+) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        servers = [Server(log, clock), Server(log, clock)]
+        expected = Expected()
+        for number, (step, which, key, ms) in enumerate(steps):
+            name, secret, server = f"key_{key}", f"key_{key} {number}", servers[which]
+            known = server.keys.get(name)
+            if step == "create" and known is None:
+                expires_ms = clock.unix_ms() + ms if ms else None
+                fields = {"id": name, "sha256": digest(secret), "expires_ms": expires_ms}
+                await server.registry.create(msgspec.structs.replace(RECORD, **fields), BY)
+                expected.create(name, secret, expires_ms or float("inf"))
+            elif step == "rotate" and known is not None:
+                await server.registry.rotate(known, secret=secret, grace_ms=ms, by=BY)
+                if known.revoked_ms is None:
+                    expected.rotate(name, secret, clock.unix_ms(), ms)
+            elif step == "revoke" and known is not None:
+                await server.registry.revoke(known, by=BY)
+                expected.revoke(name)
+            elif step == "wait":
+                clock.time_s += ms / 1000
+            for it in servers:
+                await it.registry.catch_up()
+            late = Server(log, clock)
+            await late.registry.open()
+            good = {s for s, end_ms in expected.ends_ms.items() if clock.unix_ms() < end_ms}
+            for it in (*servers, late):
+                assert {s for s in expected.ends_ms if admitted(it.keys, s)} == good
+
+    asyncio.run(story())
+
+
+def admitted(keys: Keys, secret: str) -> bool:
+    try:
+        keys.admit(f"Bearer {secret}".encode())
+    except KeyInvalidError:
+        return False
+    return True

@@ -20,10 +20,8 @@ def sees(actor: Key, key: Key) -> bool:
 
 def check_grant(actor: Key, wanted: KeyRecord, default: Rate) -> None:
     """Return when the actor may make such a key; `GrantTooWideError` names the field if not."""
-    if Scope.OPERATOR in actor.rights:
-        check_outlives(actor, wanted)
-        return
-    if wanted.tenant != actor.record.tenant:
+    is_operator = Scope.OPERATOR in actor.rights
+    if not is_operator and wanted.tenant != actor.record.tenant:
         raise GrantTooWideError(
             "tenant: this key manages keys of its own tenant only; leave it out, or use a key "
             f"with the scope {Scope.OPERATOR.value!r}",
@@ -34,23 +32,18 @@ def check_grant(actor: Key, wanted: KeyRecord, default: Rate) -> None:
         raise GrantTooWideError(
             f"scopes: this key lacks {_listed(beyond)} itself and can't pass it on", param="scopes"
         )
-    check_outlives(actor, wanted)
-    own, given = rate_of(actor, default), rate_of(Key(wanted, 1), default)
-    if given.per_s > own.per_s or given.burst > own.burst:
-        raise GrantTooWideError(
-            f"limits: this key may ask {own.per_s * 60:g} times a minute, {own.burst:g} at once, "
-            "and can't pass on more: set both limits",
-            param="limits",
-        )
-
-
-def check_outlives(actor: Key, wanted: KeyRecord) -> None:
-    """Return when the new key ends with its maker or before."""
     end_ms = actor.record.expires_ms
     if end_ms is not None and (wanted.expires_ms is None or wanted.expires_ms > end_ms):
         raise GrantTooWideError(
             f"expires: this key ends at {shown(end_ms)}, and none that it makes may outlive it",
             param="expires",
+        )
+    own, given = rate_of(actor, default), rate_of(Key(wanted, 1), default)
+    if not is_operator and (given.per_s > own.per_s or given.burst > own.burst):
+        raise GrantTooWideError(
+            f"limits: this key may ask {own.per_s * 60:g} times a minute, {own.burst:g} at once, "
+            "and can't pass on more: set both limits",
+            param="limits",
         )
 
 
