@@ -4,6 +4,7 @@ A new route without a case here fails the first test.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -37,9 +38,10 @@ async def chats(town: Town) -> None:
     )
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")
     assert "planner" not in answer.error["message"].replace("'planner' is served", "")
-    for name in ("filer", "porter"):
-        assert "ACME" not in content(await town.chat("birch", "plans?", model=name))
-    assert "ACME-SECRET" in content(await town.chat("acme", "plans?", model="planner"))
+    for who, name in (("birch", "filer"), ("birch", "porter"), ("acme", "planner")):
+        found = content(await town.chat(who, "plans?", model=name))
+        assert re.findall(r"the copy of (\w+)", found) == [who] * (2 if name == "planner" else 1)
+        assert "ACME-SECRET" in found or who == "birch"
     again = content(await town.chat("acme", "remember ACME-WORD", session=session))
     assert "ACME-WORD" in again
 

@@ -128,7 +128,7 @@ class Shelves:
                 path=it.path,
                 title=it.title,
                 context="",
-                text=it.text,
+                text=f"{it.text} (the copy of {tenant})",
                 start=0,
                 end=len(it.text),
                 line_first=1,
