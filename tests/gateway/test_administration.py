@@ -6,8 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from murmurate.core.ports import Entry
 from murmurate.core.types import Lane
-from murmurate.gateway.keys import Key, KeyRecord, digest
+from murmurate.gateway.keys import REGISTRY, Key, KeyRecord, digest
+from murmurate.gateway.registry import AUDIT, Audit
 from tests.fakes import DONE, LoopClock, Saying, Text, run_skipping_time, until
 from tests.gateway.client import KEY, Answer, House, run
 
@@ -221,6 +223,15 @@ def test_keys_with_rights_that_one_lacks_are_neither_rotated_nor_revoked() -> No
         run(lambda: house.send("DELETE", "/api/keys/key_2")),
     ]
     assert [answer.error["code"] for answer in answers] == ["key.grant_too_wide"] * 2
+
+
+def test_a_key_that_another_server_revoked_and_forgot_meanwhile_is_refused() -> None:
+    house = tenant_a()
+    audit = Audit("key.forgotten", "key_1", "a", None, None, 0)
+    said = Entry(REGISTRY, AUDIT, "key.forgotten", msgspec.json.encode(audit))
+    house.kept._store(said, 0)
+    answer = house.get("/api/keys")
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
 
 
 def test_another_server_that_was_faster_is_a_conflict() -> None:

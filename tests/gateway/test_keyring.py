@@ -109,6 +109,17 @@ def test_the_last_use_is_remembered_and_a_refused_one_is_not() -> None:
     assert keys.last_used_ms("key_1") == used_ms
 
 
+def test_a_dropped_key_is_unknown_with_all_its_secrets() -> None:
+    keys = Keys([KEY], clock=FakeClock())
+    keys.put(rotated(KEY, "mur_next", at_ms=0, grace_ms=10**9))
+    keys.admit(RIGHT)
+    keys.drop("key_1")
+    for secret in (RIGHT, b"Bearer mur_next"):
+        with pytest.raises(KeyInvalidError, match="not known"):
+            keys.admit(secret)
+    assert (len(keys), keys.last_used_ms("key_1")) == (0, None)
+
+
 def held_until(keys: Keys, gone: list[str], name: str = "") -> asyncio.Task[None]:
     """Hold the key in a task that waits for ever; note when its work was stopped."""
     ticket = keys.admit(RIGHT)
@@ -174,6 +185,19 @@ def test_who_revokes_its_own_key_still_gets_its_answer() -> None:
             keys.put(revoked(KEY))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
+
+    run_skipping_time(story())
+
+
+def test_what_runs_with_a_key_that_is_forgotten_while_it_ends_is_refused() -> None:
+    async def story() -> None:
+        keys = Keys([KEY], clock=LoopClock())
+        task = held_until(keys, [])
+        await until(lambda: bool(keys._holds.get("key_1")))
+        keys.put(revoked(KEY))
+        keys.drop("key_1")
+        with pytest.raises(KeyInvalidError, match="not known"):
+            await task
 
     run_skipping_time(story())
 

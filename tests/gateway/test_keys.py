@@ -102,6 +102,12 @@ def test_a_secret_ends_by_itself_at_its_earliest_end(
     assert ends_ms(key, digest(secret)) == end_ms
 
 
+def test_a_key_ended_when_it_was_revoked_or_else_when_it_expired() -> None:
+    assert fold((CREATED, RECORD)).ended_ms(999) is None
+    assert fold((CREATED, RECORD)).ended_ms(2000) == 1000
+    assert WITHDRAWN.ended_ms(2000) == 200
+
+
 def test_an_entry_that_was_seen_changes_nothing() -> None:
     body = msgspec.json.encode(Revocation(1))
     assert folded(ROTATED_ONCE, seq=2, kind=REVOKED, body=body) is ROTATED_ONCE

@@ -22,7 +22,14 @@ from murmurate.core.ports import Entry, Stored
 from murmurate.core.types import Caller
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import CREATED, REGISTRY, Key, KeyRecord, digest, entry_of
-from murmurate.gateway.registry import AUDIT, ENDED_KEPT_MS, KEYS_MAX, Audit, Registry
+from murmurate.gateway.registry import (
+    AUDIT,
+    ENDED_KEPT_MS,
+    KEYS_MAX,
+    KEYS_PER_TENANT_MAX,
+    Audit,
+    Registry,
+)
 from tests.fakes import FakeClock, RecordingLog, seeded_ids
 
 BY = Caller("key_boss", "default")
@@ -197,7 +204,8 @@ def test_keys_that_ended_long_ago_are_forgotten() -> None:
             again = Server(log, clock)
             await again.registry.open()
             assert [key.record.id for key in again.keys.all()] == [f"key_{n}" for n in ids]
-        assert len(await entries_of(log, AUDIT)) == 4
+        kinds = [entry.kind for entry in await entries_of(log, AUDIT)]
+        assert kinds[-2:] == ["key.forgotten"] * 2
 
     asyncio.run(story())
 
@@ -218,15 +226,62 @@ def test_a_damaged_key_is_an_error_and_an_unknown_one_is_nothing() -> None:
     asyncio.run(story())
 
 
-def test_there_is_an_end_to_the_number_of_keys() -> None:
+def filled(server: Server, count: int, tenant: str) -> None:
+    for number in range(count):
+        name = f"{tenant}_{number}"
+        fields = {"id": name, "sha256": name, "tenant": tenant}
+        server.keys.put(Key(msgspec.structs.replace(RECORD, **fields), 1))
+
+
+def test_there_is_an_end_to_the_keys_of_a_tenant_and_others_still_have_room() -> None:
     async def story() -> None:
         clock = FakeClock()
         server = Server(MemoryLog(clock=clock), clock)
-        for number in range(KEYS_MAX):
-            named = msgspec.structs.replace(RECORD, id=f"key_{number}", sha256=str(number))
-            server.keys.put(Key(named, 1))
-        with pytest.raises(TooManyKeysError):
-            await server.registry.create(msgspec.structs.replace(RECORD, id="key_new"), BY)
+        filled(server, KEYS_PER_TENANT_MAX, "acme")
+        with pytest.raises(TooManyKeysError, match="'acme' has 1000 keys, as"):
+            await server.registry.create(RECORD, BY)
+        await server.registry.create(msgspec.structs.replace(RECORD, tenant="birch"), BY)
+
+    asyncio.run(story())
+
+
+def test_there_is_an_end_to_all_keys() -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        server = Server(MemoryLog(clock=clock), clock)
+        for number in range(KEYS_MAX // KEYS_PER_TENANT_MAX):
+            filled(server, KEYS_PER_TENANT_MAX, f"t{number}")
+        with pytest.raises(TooManyKeysError) as raised:
+            await server.registry.create(RECORD, BY)
+        assert not any(digit in raised.value.detail for digit in "0123456789"), "others' business"
+
+    asyncio.run(story())
+
+
+def test_the_key_that_ended_first_makes_room_on_every_server() -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        server, other = Server(log, clock), Server(log, clock)
+        filled(server, KEYS_PER_TENANT_MAX - 3, "acme")
+        expires_ms = clock.unix_ms() + 5000
+        for name, fields in (
+            ("key_1", {}),
+            ("key_2", {"sha256": "2", "expires_ms": expires_ms}),
+            ("key_3", {"sha256": "3"}),
+        ):
+            await server.registry.create(msgspec.structs.replace(RECORD, id=name, **fields), BY)
+        clock.time_s += 6
+        await server.registry.revoke(server.key("key_1"), by=BY)
+        await other.registry.open()
+        await server.registry.create(msgspec.structs.replace(RECORD, id="key_4", sha256="4"), BY)
+        for it in (server, other):
+            await it.registry.catch_up()
+            known = [name for name in ("key_1", "key_2", "key_3", "key_4") if it.keys.get(name)]
+            assert known == ["key_1", "key_3", "key_4"]
+        assert await entries_of(log, "key/key_2") == []
+        last = (await entries_of(log, AUDIT))[-2]
+        assert (last.kind, b'"by":null' in last.body) == ("key.forgotten", True)
 
     asyncio.run(story())
 

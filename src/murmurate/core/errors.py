@@ -139,7 +139,7 @@ class LastOperatorError(KeyStateError):
 
 
 class TooManyKeysError(KeyStateError):
-    """There are as many keys as the server keeps. Revoke some; ended ones go after 90 days."""
+    """There is no room for another key, and none has ended that could make room. Revoke some."""
 
     code = "key.too_many"
 

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from murmurate.config import TENANT_NAME
 from murmurate.core.clock import Clock
-from murmurate.core.errors import BadRequestError, NotFoundError
+from murmurate.core.errors import BadRequestError, KeyInvalidError, NotFoundError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Span
 from murmurate.core.types import Caller, Lane
@@ -156,7 +156,8 @@ class Administration:
 
     def _actor(self, caller: Caller) -> Key:
         key = self._keys.get(caller.key_id)
-        assert key is not None, "whoever was admitted has a key"
+        if key is None:  # ended and forgotten at another server, as was learned right now
+            raise KeyInvalidError("this key is not known here")
         return key
 
     def _named(self, exchange: Exchange, caller: Caller) -> tuple[Key, Key]:

@@ -95,6 +95,14 @@ class Keys:
             self._tickets[sha256] = Ticket(key.caller, sha256)
         self._end_holds(key_id)
 
+    def drop(self, key_id: str) -> None:
+        """Know nothing of a key that has ended, from now on."""
+        key = self._keys.pop(key_id)
+        for sha256 in _secrets(key):
+            del self._tickets[sha256]
+        self._used_ms.pop(key_id, None)
+        self._holds.pop(key_id, None)
+
     @asynccontextmanager
     async def held(self, ticket: Ticket) -> AsyncGenerator[None]:
         """Run the block as long as the secret is good, then cancel it with why it is not.
@@ -132,7 +140,10 @@ class Keys:
                 self._holds[key_id].discard(hold)
 
     def _refusal(self, ticket: Ticket, now_ms: int) -> KeyInvalidError | None:
-        return refusal(self._keys[ticket.caller.key_id], ticket.sha256, now_ms)
+        key = self._keys.get(ticket.caller.key_id)
+        if key is None:  # it ended, and was forgotten on top of that
+            return KeyInvalidError("this key is not known here")
+        return refusal(key, ticket.sha256, now_ms)
 
     def _loop_time(self, ticket: Ticket) -> float | None:
         """Return when the secret stops by itself, on the clock of the event loop."""

@@ -24,6 +24,8 @@ REGISTRY = "system"
 CREATED = "key.created"
 ROTATED = "key.rotated"
 REVOKED = "key.revoked"
+FORGOTTEN = "key.forgotten"
+"""Of an audit entry only: the stream of an ended key was deleted."""
 
 _T = TypeVar("_T")
 
@@ -92,6 +94,12 @@ class Key(Frozen, frozen=True):
     def rights(self) -> frozenset[Scope]:
         """What its scopes amount to."""
         return rights(self.record.tenant, self.record.scopes)
+
+    def ended_ms(self, now_ms: int) -> int | None:
+        """Return when it ended; None while it opens something."""
+        if self.standing(now_ms) is Standing.ACTIVE:
+            return None
+        return self.record.expires_ms if self.revoked_ms is None else self.revoked_ms
 
     def standing(self, now_ms: int) -> Standing:
         """Return whether it opens anything now."""

@@ -18,6 +18,7 @@ from murmurate.gateway.grants import is_usable_operator
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import (
     CREATED,
+    FORGOTTEN,
     REGISTRY,
     REVOKED,
     ROTATED,
@@ -35,9 +36,12 @@ AUDIT = "audit/keys"
 FOLLOW_S = 1.0
 """How often a server looks for what another one has changed."""
 KEYS_MAX = 10_000
-"""Known at a time, with those that have ended: all of them are kept in memory."""
+KEYS_PER_TENANT_MAX = 1_000
+"""Known at a time, as all are kept in memory. Where one more is made, the key of that tenant that
+ended first is forgotten; when none has ended, there is no room. The audit stream forgets nothing.
+"""
 ENDED_KEPT_MS = 90 * 86_400_000
-"""How long a revoked or expired key is still listed; the audit stream remembers it for ever."""
+"""How long a revoked or expired key is still listed at most."""
 
 OnSecret = Callable[[str, str], None]
 """Told of every new secret: the hash that it replaces ("" for none), and the secret."""
@@ -84,6 +88,11 @@ class Registry:
         for name in names:
             await self._read(name.removeprefix(stream_of("")))
         self._audit_seen = heads[0] if heads else 0
+        now_ms = self._clock.unix_ms()
+        for key in self._keys.all():
+            ended_ms = key.ended_ms(now_ms)
+            if ended_ms is not None and now_ms - ended_ms > ENDED_KEPT_MS:
+                await self._forget(key.record.id)
 
     async def ensure_operator(self, on_secret: OnSecret) -> None:
         """Make a key for whoever owns this machine, unless one that manages all keys is left.
@@ -106,12 +115,8 @@ class Registry:
         await self._append(None, CREATED, record, _audit(CREATED, record, None, at_ms=now_ms))
 
     async def create(self, record: KeyRecord, by: Caller) -> Key:
-        """Add a key. `TooManyKeysError` when there are as many as are kept."""
-        if len(self._keys) >= KEYS_MAX:
-            raise TooManyKeysError(
-                f"there are {KEYS_MAX} keys, the most that are kept: revoke some; those that ended "
-                "are forgotten after 90 days"
-            )
+        """Add a key. `TooManyKeysError` when its tenant, or the server, has no room for it."""
+        await self._make_room(record.tenant)
         facts: dict[str, Fact] = {
             "label": record.label,
             "scopes": list(record.scopes),
@@ -138,14 +143,17 @@ class Registry:
 
     async def catch_up(self) -> None:
         """Learn what other servers have changed since the last time."""
-        changed: dict[str, None] = {}
+        changed: dict[str, str] = {}
         seen = self._audit_seen
         async with aclosing(self._log.read(REGISTRY, AUDIT, after=seen)) as entries:
             async for entry in entries:
                 seen = entry.seq
-                changed[msgspec.json.decode(entry.body, type=Audit).key] = None
-        for key_id in changed:
-            await self._read(key_id)
+                changed[msgspec.json.decode(entry.body, type=Audit).key] = entry.kind
+        for key_id, last_kind in changed.items():
+            if last_kind != FORGOTTEN:
+                await self._read(key_id)
+            elif self._keys.get(key_id) is not None:
+                self._keys.drop(key_id)
         self._audit_seen = seen
 
     async def follow(self, events: EventLog) -> None:
@@ -162,19 +170,36 @@ class Registry:
                 failed = True
 
     async def _read(self, key_id: str) -> None:
-        """Fold what is new in a key's stream; forget a key that ended long ago."""
+        """Fold what is new in a key's stream, if there is any."""
         key = self._keys.get(key_id)
         after = 0 if key is None else key.seq
         async with aclosing(self._log.read(REGISTRY, stream_of(key_id), after=after)) as entries:
             async for entry in entries:
                 key = folded(key, seq=entry.seq, kind=entry.kind, body=entry.body)
-        if key is None:
+        if key is not None:
+            self._keys.put(key)
+
+    async def _make_room(self, tenant: str) -> None:
+        """Forget the tenant's key that ended first, if one more would be too many."""
+        own = [key for key in self._keys.all() if key.record.tenant == tenant]
+        if len(own) < KEYS_PER_TENANT_MAX and len(self._keys) < KEYS_MAX:
             return
-        ended_ms = key.revoked_ms or key.record.expires_ms
-        if ended_ms is not None and self._clock.unix_ms() - ended_ms > ENDED_KEPT_MS:
-            await self._log.forget(REGISTRY, stream_of(key_id))
-            return
-        self._keys.put(key)
+        now_ms = self._clock.unix_ms()
+        ended = {key.record.id: end for key in own if (end := key.ended_ms(now_ms)) is not None}
+        if not ended:
+            full = len(own) >= KEYS_PER_TENANT_MAX
+            whose = f"tenant {tenant!r} has {len(own)} keys" if full else "there are as many keys"
+            raise TooManyKeysError(f"{whose}, as this service keeps: revoke one of this tenant's")
+        await self._forget(min(ended, key=ended.__getitem__))
+
+    async def _forget(self, key_id: str) -> None:
+        """Delete the stream of an ended key; the other servers hear of it."""
+        key = self._keys.get(key_id)
+        assert key is not None, "only keys at hand are forgotten"
+        audit = _audit(FORGOTTEN, key.record, None, at_ms=self._clock.unix_ms())
+        await self._log.append([Entry(REGISTRY, AUDIT, FORGOTTEN, msgspec.json.encode(audit))])
+        await self._log.forget(REGISTRY, stream_of(key_id))
+        self._keys.drop(key_id)
 
     async def _append(
         self, key: Key | None, kind: str, body: KeyRecord | Rotation | Revocation, audit: Audit

@@ -31,9 +31,11 @@ from murmurate.gateway.keyring import Keys, Ticket
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
+from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 
+BUCKETS_MAX = 2 * KEYS_MAX
 CLIENT_GONE = 499
 """nginx's code for a client that closed the connection."""
 
@@ -215,6 +217,8 @@ class Gateway:
         rate, now_s = self._keys.rate(caller.key_id, self._limits.rate), self._clock.now_s()
         bucket = self._buckets.get(caller.key_id) or full(rate, now_s)
         self._buckets[caller.key_id], wait_s = take(bucket, rate, now_s)
+        if len(self._buckets) > BUCKETS_MAX:  # some are of keys that were forgotten
+            self._buckets = {i: kept for i, kept in self._buckets.items() if self._keys.get(i)}
         if wait_s:
             raise RateLimitedError(
                 f"this key may ask {rate.per_s * 60:g} times a minute; again in {wait_s:.1f} s",
