@@ -1,6 +1,7 @@
 """`/api/keys` through the whole gateway: what it makes, shows and refuses."""
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import Any
 
 import msgspec
@@ -8,10 +9,11 @@ import pytest
 
 from murmurate.core.ports import Entry
 from murmurate.core.types import Lane
+from murmurate.gateway.exchange import ABORT
 from murmurate.gateway.keys import REGISTRY, Key, KeyRecord, digest
 from murmurate.gateway.registry import AUDIT, Audit
 from tests.fakes import DONE, LoopClock, Saying, Text, run_skipping_time, until
-from tests.gateway.client import KEY, Answer, House, run
+from tests.gateway.client import KEY, Answer, Call, House, run
 
 EVERYTHING = {
     "label": "nightly 报告",
@@ -345,6 +347,37 @@ def test_an_answer_that_was_sent_whole_stays_whole_when_its_key_ends_right_behin
         await served
         assert "all of it" in call.answer.body.decode()
         assert house.meter.requests == [("/v1/chat/completions", 200)]
+
+    asyncio.run(story())
+
+
+def test_a_plain_answer_that_waits_for_its_slow_reader_is_cut_when_its_key_ends() -> None:
+    async def story() -> None:
+        house = House(model=Saying(Text("all of it"), DONE))
+        secret = add(house, "a", "chat", id="key_2")
+        stuck = asyncio.Event()
+        call = Call([b'{"model":"tiny","messages":[{"role":"user","content":"hi"}]}'])
+
+        async def send(sent: MutableMapping[str, Any]) -> None:
+            if sent["type"] == "http.response.body":
+                stuck.set()
+                await asyncio.Event().wait()
+
+        dropped: list[bool] = []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {secret}".encode())],
+            "extensions": {ABORT: lambda: dropped.append(True)},
+        }
+        served = asyncio.ensure_future(house.app(scope, call.receive, send))
+        await stuck.wait()
+        end_by_revoking(house)
+        await served
+        assert dropped == [True]
+        assert house.log.named("stream.broken") == [{"code": "key.revoked"}]
+        assert house.meter.requests == [("/v1/chat/completions", 499)]
 
     asyncio.run(story())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -113,6 +113,12 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
         self.ended = True
 
+    def cut(self) -> NoReturn:
+        """Drop the connection: what is left of the response will never come."""
+        if self._abort is not None:
+            self._abort()
+        raise ClientGoneError
+
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, but stop it at once when the client leaves (`ClientGoneError`).
 
@@ -150,7 +156,5 @@ class Exchange:
         try:
             async with asyncio.timeout(self._write_s):
                 await self._send_unbounded(message)
-        except TimeoutError as cause:
-            if self._abort is not None:
-                self._abort()
-            raise ClientGoneError from cause
+        except TimeoutError:
+            self.cut()

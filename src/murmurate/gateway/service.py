@@ -194,13 +194,15 @@ class Gateway:
         await exchange.answer_json(error.http_status, error_body(error))
 
     async def _break_off(self, exchange: Exchange, error: MurmurateError) -> None:
-        """End a stream whose key has ended with that error, in the stream's form; cut any other.
+        """End a stream whose key has ended with that error, in the stream's form.
 
         Handlers put the errors of their own work into their streams themselves.
         """
-        if exchange.streams not in {EVENTS, LINES} or not isinstance(error, KeyInvalidError):
+        if not isinstance(error, KeyInvalidError):
             raise error
         self._log.event("stream.broken", code=error.code)
+        if exchange.streams not in {EVENTS, LINES}:
+            exchange.cut()
         form = error_event if exchange.streams == EVENTS else error_line
         await exchange.write(form(error))
         await exchange.end()
