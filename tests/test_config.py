@@ -134,6 +134,11 @@ def test_an_engine_with_rules_needs_only_them() -> None:
             {"knowledge": {}, "agents": {"a": {"model": "tiny", "knowledge": ["x"]}}},
             "none is configured",
         ),
+        (
+            {"knowledge": {"docs": {"folder": "d", "tenants": ["Acme/x"]}}},
+            "knowledge.docs.tenants = 'Acme/x': expected a name of small letters",
+        ),
+        ({"knowledge": {"docs": {"folder": "d", "tenants": []}}}, r"knowledge.docs.tenants = \[\]"),
         ({"limits": {}}, r"limits has nothing: expected the one section \[limits.default\]"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from murmurate.adapters.memory import MemoryLog
+from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.errors import (
     KeyInvalidError,
     KeyReplacedError,
@@ -18,7 +20,7 @@ from murmurate.core.errors import (
     LogUnavailableError,
     TooManyKeysError,
 )
-from murmurate.core.ports import Entry, Stored
+from murmurate.core.ports import Entry, Log, Stored
 from murmurate.core.types import Caller
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import CREATED, REGISTRY, Key, KeyRecord, digest, entry_of
@@ -40,7 +42,7 @@ RIGHT = b"Bearer mur_right"
 class Server:
     """One of several servers on the same log."""
 
-    def __init__(self, log: MemoryLog, clock: FakeClock) -> None:
+    def __init__(self, log: Log, clock: FakeClock) -> None:
         self.keys = Keys(clock=clock)
         self.registry = Registry(self.keys, log=log, clock=clock, ids=seeded_ids(clock))
 
@@ -97,6 +99,31 @@ def test_another_server_catches_up_with_what_changed_since() -> None:
         assert two.key() == one.key()
         with pytest.raises(KeyRevokedError):
             two.keys.admit(b"Bearer mur_next")
+
+    asyncio.run(story())
+
+
+def test_two_servers_on_one_file_agree(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        logs = [SqliteLog(tmp_path / "truth.db", clock=clock) for _ in "12"]
+        one, two = (Server(log, clock) for log in logs)
+        for server in (one, two):
+            await server.registry.open()
+        await one.registry.create(RECORD, BY)
+        await two.registry.catch_up()
+        await two.registry.rotate(two.key(), secret="mur_next", grace_ms=0, by=BY)
+        await one.registry.catch_up()
+        await one.registry.revoke(one.key(), by=BY)
+        await two.registry.catch_up()
+        late = Server(logs[1], clock)
+        await late.registry.open()
+        for server in (one, two, late):
+            assert server.key() == one.key()
+            with pytest.raises(KeyRevokedError):
+                server.keys.admit(b"Bearer mur_next")
+        for log in logs:
+            await log.close()
 
     asyncio.run(story())
 

@@ -88,16 +88,22 @@ def list_keys(
     tenant: str | None, *, as_json: bool, url: str | None, key: str | None, state: Path
 ) -> None:
     """List the keys that yours manages; never a secret."""
-    found = fetch(find(url, key, state), PATH)
-    listed = found.get("keys")
-    if not isinstance(listed, list):
-        raise RefusedError(STRANGE)
-    every = cast("list[dict[str, Any]]", listed)
-    rows = [it for it in every if tenant in {None, it["tenant"]}]
+    every = listed(fetch(find(url, key, state), PATH))
+    rows = [it for it in every if tenant in {None, it.get("tenant")}]
     if as_json:
         click.echo(json.dumps({"keys": rows}, ensure_ascii=False))
         return
     show(rows)
+
+
+def listed(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the keys of an answer."""
+    found = answer.get("keys")
+    if not isinstance(found, list) or not all(
+        isinstance(it, dict) for it in cast("list[Any]", found)
+    ):
+        raise RefusedError(STRANGE)
+    return cast("list[dict[str, Any]]", found)
 
 
 @keys.command()
@@ -132,7 +138,8 @@ def revoke(key_id: str, *, as_json: bool, url: str | None, key: str | None, stat
     if as_json:
         click.echo(json.dumps(revoked, ensure_ascii=False))
         return
-    click.echo(f"{revoked['id']} ({revoked['label']}) of tenant {revoked['tenant']} is revoked.")
+    shown = dict(zip((head for head, _ in HEADS), cells_of(revoked), strict=True))
+    click.echo(f"{shown['id']} ({shown['label']}) of tenant {shown['tenant']} is revoked.")
 
 
 def deleted(server: Server, key_id: str) -> dict[str, Any]:
