@@ -13,13 +13,22 @@ import pytest
 from tests.e2e.running import Running, running
 from tests.e2e.test_up import scripted
 
+RULES = f"""
+tokens_per_s = 10
+
+[[rules]]
+match = ".*"
+text = "{"word " * 1000}"
+"""
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Running]:
-    """A service with a slow model, and no keys but its first."""
-    with running(tmp_path / "state", *scripted(tmp_path)) as it:
+    """A service whose model talks for minutes, and no keys but its first."""
+    options = scripted(tmp_path)
+    (tmp_path / "rules.toml").write_text(RULES)
+    with running(tmp_path / "state", *options) as it:
         yield it
 
 
@@ -88,17 +97,17 @@ def test_what_was_changed_survives_the_death_of_the_server(service: Running) -> 
 
 def test_a_key_revoked_in_mid_stream_ends_the_stream_with_an_error_event(service: Running) -> None:
     key = created(service, "leaked")
-    client = service.client(key["secret"])
-    with client.chat.completions.create(model="slow", messages=HELLO, stream=True) as stream:
-        assert next(stream).choices
-        keys(service, "revoke", key["id"])
-        with pytest.raises(openai.APIError) as raised:
-            list(stream)
-    assert raised.value.code == "key.revoked"
-    with pytest.raises(openai.AuthenticationError) as refused:
-        service.client(key["secret"]).models.list()
-    assert refused.value.code == "key.revoked"
-    assert service.client().chat.completions.create(model="slow", messages=HELLO).choices
+    with service.client(key["secret"]) as client:
+        with client.chat.completions.create(model="slow", messages=HELLO, stream=True) as stream:
+            assert next(stream).choices
+            keys(service, "revoke", key["id"])
+            with pytest.raises(openai.APIError) as raised:
+                list(stream)
+        assert raised.value.code == "key.revoked"
+        with pytest.raises(openai.AuthenticationError) as refused:
+            client.models.list()
+        assert refused.value.code == "key.revoked"
+    assert models(service, service.key) == 200
 
 
 def test_mistakes_are_one_line_that_says_what_to_do(service: Running) -> None:

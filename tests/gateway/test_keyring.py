@@ -163,6 +163,17 @@ def test_what_runs_when_its_key_expires_ends_then() -> None:
     run_skipping_time(story())
 
 
+def test_a_timer_that_is_ahead_of_the_wall_clock_says_the_same() -> None:
+    async def story() -> None:
+        clock = FakeClock()  # it stands still, while the loop's time goes on
+        expires_ms = clock.unix_ms() + 5000
+        keys = Keys([Key(msgspec.structs.replace(RECORD, expires_ms=expires_ms), 1)], clock=clock)
+        with pytest.raises(KeyExpiredError):
+            await held_until(keys, [])
+
+    run_skipping_time(story())
+
+
 def test_what_runs_with_a_replaced_secret_ends_with_its_grace() -> None:
     async def story() -> None:
         clock = LoopClock()

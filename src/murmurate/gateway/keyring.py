@@ -122,8 +122,7 @@ class Keys:
         except TimeoutError as cause:
             if not ends.expired():
                 raise
-            now_ms = self._clock.unix_ms()
-            raise self._refusal(ticket, now_ms) or KeyInvalidError("this key ended") from cause
+            raise self._why_ended(ticket) from cause
 
     def _end_holds(self, key_id: str) -> None:
         """End the requests of secrets that are not good any more, and set the others' time anew.
@@ -138,6 +137,12 @@ class Keys:
             hold.ends.reschedule(now_s if over else self._loop_time(hold.ticket))
             if over:
                 self._holds[key_id].discard(hold)
+
+    def _why_ended(self, ticket: Ticket) -> KeyInvalidError:
+        """Return why a request was ended; its timer may be a little ahead of the wall clock."""
+        key, now_ms = self._keys.get(ticket.caller.key_id), self._clock.unix_ms()
+        end_ms = None if key is None else ends_ms(key, ticket.sha256)
+        return self._refusal(ticket, max(now_ms, end_ms or 0)) or KeyInvalidError("this key ended")
 
     def _refusal(self, ticket: Ticket, now_ms: int) -> KeyInvalidError | None:
         key = self._keys.get(ticket.caller.key_id)
