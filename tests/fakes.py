@@ -56,6 +56,16 @@ class FakeClock:
         await asyncio.sleep(0)
 
 
+class LoopClock(FakeClock):
+    """The time of the running loop; see `run_skipping_time`."""
+
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def unix_ms(self) -> int:
+        return round(self.now_s() * 1000)
+
+
 def seeded_ids(clock: FakeClock | None = None, seed: int = 1) -> Ids:
     return Ids(clock or FakeClock(), random.Random(seed))
 
@@ -234,6 +244,7 @@ class FakePlatform:
 
     chats: Sequence[str] = ("tiny",)
     embedders: Sequence[str] = ("minilm",)
+    own_chats: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     ready: bool = True
     traces: dict[tuple[str, str], list[Any]] = field(
         default_factory=dict[tuple[str, str], list[Any]]
@@ -245,11 +256,11 @@ class FakePlatform:
     ingested: list[Sequence[str]] = field(default_factory=list[Sequence[str]])
     closed_early: int = 0
 
-    def models(self) -> Sequence[str]:
-        return [*self.chats, *self.embedders]
+    def models(self, tenant: str) -> Sequence[str]:
+        return [*self.chat_models(tenant), *self.embedders]
 
-    def chat_models(self) -> Sequence[str]:
-        return self.chats
+    def chat_models(self, tenant: str) -> Sequence[str]:
+        return [*self.chats, *self.own_chats.get(tenant, ())]
 
     async def readiness(self) -> Readiness:
         return Readiness(self.ready, {"model tiny": "ready" if self.ready else "not reachable"})

@@ -12,24 +12,38 @@ import pytest
 from murmurate import compose
 from murmurate.adapters.memory import MemoryLog
 from murmurate.config import parse
-from murmurate.core.errors import ConfigError, FolderMissingError, KeyInvalidError, NotFoundError
+from murmurate.core.errors import (
+    ConfigError,
+    FolderMissingError,
+    KeyInvalidError,
+    KeyRevokedError,
+    LogCorruptError,
+    NotFoundError,
+)
 from murmurate.core.ports import Entry
 from murmurate.core.types import Sampling
-from murmurate.gateway.auth import REGISTRY
+from murmurate.gateway.keys import REGISTRY, digest
+from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
+from murmurate.knowledge.service import CollectionStatus
 from murmurate.observe.metrics import Metrics
 from murmurate.observe.spans import Recorder
 from tests.fakes import FakeClock, FakeSandbox, RecordingLog, Saying, ask, seeded_ids, until
 
+OTHERS = "documents of other tenants"
 CONFIG = parse(
     {
         "models": {
             "exact": {"engine": "scripted", "rules": "r", "temperature": 0.0},
             "lively": {"engine": "scripted", "rules": "r"},
         },
-        "knowledge": {"docs": {"folder": "/docs"}},
+        "knowledge": {
+            "docs": {"folder": "/docs", "tenants": ["default", "acme"]},
+            "ours": {"folder": "/ours", "tenants": ["acme"]},
+        },
         "agents": {
             "clerk": {"model": "exact", "knowledge": ["docs"], "tools": ["search"]},
             "poet": {"model": "lively"},
+            "insider": {"model": "exact", "knowledge": ["ours", "docs"], "tools": ["search"]},
         },
     }
 )
@@ -55,8 +69,10 @@ class Documents:
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
         self.version_now = "docs@1"
-        self.synced = 0
-        self.watched = 0
+        self.synced: list[tuple[str, str]] = []
+        self.watched: list[tuple[str, str]] = []
+        self.runs = 0
+        self.forgotten: list[str] = []
 
     def version(self, tenant: str, collections: Sequence[str]) -> str:
         return f"{tenant}:{self.version_now}"
@@ -65,7 +81,7 @@ class Documents:
         if self.failures:
             self.failures -= 1
             raise FolderMissingError("/docs is gone")
-        self.synced += 1
+        self.synced.append((tenant, collection))
         yield f"{tenant}/{collection}"
 
     async def search(
@@ -74,17 +90,24 @@ class Documents:
         return [f"{tenant} {collections} {question} {limit}"]
 
     async def forget_removed(self, tenant: str) -> list[str]:
+        self.forgotten.append(tenant)
         return ["older"]
 
     def watch(self, tenant: str, name: str) -> "Documents":
+        self.watched.append((tenant, name))
         return self
 
     async def run(self) -> None:
         """Watch: breaks once in a way that nobody foresaw, then sees nothing for ever."""
-        self.watched += 1
-        if self.watched == 1:
+        self.runs += 1
+        if self.runs == 1:
             raise ZeroDivisionError
         await asyncio.Event().wait()
+
+    async def status(self, tenant: str) -> list[CollectionStatus]:
+        return [
+            CollectionStatus(name, "ready", 1, 1, 0, "words", None, ()) for name in CONFIG.knowledge
+        ]
 
 
 class NoTraces:
@@ -115,25 +138,34 @@ def platform(
     return compose.Platform(CONFIG, outside, sessions, documents), clock, events
 
 
+async def opened_keys(
+    log: MemoryLog, clock: FakeClock, file: Path, *, seed: int = 1, events: Any = None
+) -> compose.OpenedKeys:
+    return await compose.open_keys(
+        log, clock, seeded_ids(clock, seed), first_key=file, events=events or RecordingLog()
+    )
+
+
 def test_the_first_start_makes_a_key_that_only_its_file_knows(tmp_path: Path) -> None:
     async def story() -> None:
         clock = FakeClock()
         log = MemoryLog(clock=clock)
         file = tmp_path / "key"
-        keys = await compose.open_keys(log, clock, seeded_ids(clock), first_key=file)
+        opened = await opened_keys(log, clock, file)
         secret = file.read_text().strip()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert keys.caller(f"Bearer {secret}".encode()).tenant == compose.TENANT
+        caller = opened.keys.admit(f"Bearer {secret}".encode()).caller
+        assert caller.tenant == OPERATOR_TENANT
         async with aclosing(log.streams(REGISTRY, "key/")) as streams:
             [stream] = [info.stream async for info in streams]
         async with aclosing(log.read(REGISTRY, stream)) as entries:
             bodies = b"".join([entry.body async for entry in entries])
         assert secret.encode() not in bodies
-        again = await compose.open_keys(log, clock, seeded_ids(clock, 2), first_key=file)
+        again = await opened_keys(log, clock, file, seed=2)
         assert file.read_text().strip() == secret
-        assert again.caller(f"Bearer {secret}".encode()).scopes == ("*",)
+        assert again.keys.admit(f"Bearer {secret}".encode()).caller.scopes == ("*",)
         with pytest.raises(KeyInvalidError):
-            again.caller(b"Bearer mur_other")
+            again.keys.admit(b"Bearer mur_other")
 
     asyncio.run(story())
 
@@ -143,8 +175,50 @@ def test_a_damaged_key_entry_stops_the_start(tmp_path: Path) -> None:
         clock = FakeClock()
         log = MemoryLog(clock=clock)
         await log.append([Entry(REGISTRY, "key/key_1", "key.created", b'{"id": 1}')])
-        with pytest.raises(Exception, match="id"):
-            await compose.open_keys(log, clock, seeded_ids(clock), first_key=tmp_path / "key")
+        with pytest.raises(LogCorruptError, match="id"):
+            await opened_keys(log, clock, tmp_path / "key")
+
+    asyncio.run(story())
+
+
+def test_the_key_file_follows_a_rotation_of_its_own_key_only(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        file = tmp_path / "key"
+        events = RecordingLog()
+        opened = await opened_keys(MemoryLog(clock=clock), clock, file, events=events)
+        first = file.read_text().strip()
+        opened.on_secret(digest("mur_somebody_else"), "mur_theirs")
+        assert file.read_text().strip() == first
+        opened.on_secret(digest(first), "mur_next")
+        assert file.read_text() == "mur_next\n"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        file.unlink()
+        opened.on_secret(digest("mur_next"), "mur_last")
+        assert not file.exists()
+        [event] = events.named("keys.file_not_written")
+        assert "mur_" not in str(event)
+
+    asyncio.run(story())
+
+
+def test_who_owns_the_folder_gets_a_new_key_when_none_manages_all_others(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        file = tmp_path / "key"
+        opened = await opened_keys(log, clock, file)
+        lost = file.read_text().strip()
+        caller = opened.keys.admit(f"Bearer {lost}".encode()).caller
+        key = opened.keys.get(caller.key_id)
+        assert key is not None
+        await opened.registry.revoke(key, by=caller)
+        again = await opened_keys(log, clock, file, seed=2)
+        assert file.read_text().strip() != lost
+        fresh = again.keys.admit(f"Bearer {file.read_text().strip()}".encode())
+        assert is_operator(fresh.caller)
+        with pytest.raises(KeyRevokedError):
+            again.keys.admit(f"Bearer {lost}".encode())
 
     asyncio.run(story())
 
@@ -215,6 +289,25 @@ def test_documents_that_cannot_be_read_are_tried_again_and_hold_nobody_up() -> N
     asyncio.run(story())
 
 
+def test_whoever_asks_for_readiness_reads_no_names_of_other_tenants_collections() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        assert (await service.readiness()).parts[OTHERS] == "not read yet"
+        await service.first_pass()
+        parts = (await service.readiness()).parts
+        assert parts[OTHERS] == "ready"
+        assert not any("ours" in name for name in parts)
+
+        broken, clock, _ = platform(failures=10**9)
+        trying = asyncio.create_task(broken.first_pass())
+        while clock.slept_s == []:
+            await asyncio.sleep(0)
+        assert (await broken.readiness()).parts[OTHERS] == "can't be read"
+        trying.cancel()
+
+    asyncio.run(story())
+
+
 def test_a_first_pass_that_takes_for_ever_does_not_keep_the_service_from_being_ready() -> None:
     async def story() -> None:
         service, clock, _ = platform()
@@ -229,22 +322,24 @@ def test_a_folder_is_read_then_watched_and_removed_collections_are_told() -> Non
         service, _, events = platform(failures=1)
         documents: Any = service._collections
         following = asyncio.create_task(service.follow())
-        await until(lambda: documents.watched == 2)
+        await until(lambda: documents.runs == 4)
         following.cancel()
-        assert documents.synced == 1
-        assert events.named("ingest.removed") == [{"collection": "older"}]
+        each = [("acme", "docs"), ("acme", "ours"), ("default", "docs")]
+        assert sorted(documents.synced) == sorted(documents.watched) == each
+        assert documents.forgotten == ["acme", "default"]
+        assert events.named("ingest.removed") == [{"collection": "older"}] * 2
         assert events.named("ingest.failed")[-1]["detail"] == "fault: ZeroDivisionError"
 
     asyncio.run(story())
 
 
-def test_a_search_without_names_is_in_all_collections() -> None:
+def test_a_search_without_names_is_in_all_collections_of_the_tenant() -> None:
     async def story() -> None:
         service, _, _ = platform()
-        assert await service.search("t", [], "q", limit=2) == ["t ['docs'] q 2"]
-        assert await service.search("t", ["docs"], "q", limit=2) == ["t ['docs'] q 2"]
+        assert await service.search("acme", [], "q", limit=2) == ["acme ['docs', 'ours'] q 2"]
+        assert await service.search("acme", ["docs"], "q", limit=2) == ["acme ['docs'] q 2"]
         with pytest.raises(NotFoundError, match="there are: docs"):
-            await service.search("t", ["docs", "no"], "q", limit=2)
+            await service.search("default", ["docs", "ours"], "q", limit=2)
 
     asyncio.run(story())
 
@@ -285,8 +380,29 @@ def test_an_unknown_collection_or_trace_is_not_found() -> None:
 
 def test_agents_are_listed_before_models_and_embedders() -> None:
     service, _, _ = platform(embedder=object())
-    assert list(service.models()) == ["clerk", "poet", "exact", "lively", "minilm"]
-    assert list(service.chat_models()) == ["clerk", "poet", "exact", "lively"]
+    assert list(service.models("default")) == ["clerk", "poet", "exact", "lively", "minilm"]
+    assert list(service.chat_models("default")) == ["clerk", "poet", "exact", "lively"]
+
+
+def test_a_tenant_sees_only_agents_whose_documents_are_all_its_own() -> None:
+    service, _, _ = platform()
+    assert list(service.chat_models("acme")) == ["clerk", "poet", "insider", "exact", "lively"]
+    assert list(service.chat_models("default")) == ["clerk", "poet", "exact", "lively"]
+    assert list(service.chat_models("nobody")) == ["poet", "exact", "lively"]
+
+
+def test_a_tenant_sees_and_reads_only_its_own_collections() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        for tenant, own in (("acme", ["docs", "ours"]), ("default", ["docs"]), ("nobody", [])):
+            assert [it.collection for it in await service.knowledge(tenant)] == own
+            async with aclosing(service.ingest(tenant, [])) as steps:
+                assert [step async for step in steps] == [f"{tenant}/{name}" for name in own]
+        with pytest.raises(NotFoundError, match=r"no collection 'ours'; there are: docs$"):
+            async with aclosing(service.ingest("default", ["ours"])) as steps:
+                await anext(steps)
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
@@ -321,5 +437,15 @@ def test_a_model_elsewhere_needs_its_key_at_the_start(tmp_path: Path) -> None:
         config = parse({"models": {"m": {"url": "http://h/v1", "key": "env:NOBODY_SETS_THIS"}}})
         with pytest.raises(ConfigError, match="NOBODY_SETS_THIS is not set"):
             compose.outside(config, tmp_path, compose.Workers({}, {}, "/s", "/s"))
+
+    asyncio.run(story())
+
+
+def test_the_first_pass_reads_a_collection_for_each_of_its_tenants() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        await service.first_pass()
+        documents: Any = service._collections
+        assert sorted(documents.synced) == [("acme", "docs"), ("acme", "ours"), ("default", "docs")]
 
     asyncio.run(story())

@@ -211,6 +211,11 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
             {"knowledge": {}, "agents": {"a": {"model": "tiny", "knowledge": ["x"]}}},
             "none is configured",
         ),
+        (
+            {"knowledge": {"docs": {"folder": "d", "tenants": ["Acme/x"]}}},
+            "knowledge.docs.tenants = 'Acme/x': expected a name of small letters",
+        ),
+        ({"knowledge": {"docs": {"folder": "d", "tenants": []}}}, r"knowledge.docs.tenants = \[\]"),
         ({"limits": {}}, r"limits has nothing: expected the one section \[limits.default\]"),
     ],
 )

@@ -39,6 +39,7 @@ COVERED_ELSEWHERE = {
     "cli/ask.py": "tests/e2e",
     "cli/commands.py": "tests/e2e",
     "cli/documents.py": "tests/e2e/test_documents.py",
+    "cli/keys.py": "tests/e2e",
     "cli/options.py": "tests/e2e",
     "cli/show.py": "tests/e2e",
     "cli/up.py": "tests/e2e",

@@ -9,7 +9,7 @@
 import asyncio
 import inspect
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +49,15 @@ from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
-from murmurate.gateway.auth import REGISTRY, KeyRecord, Keys, digest, entry_of
+from murmurate.gateway.administration import Administration
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.keyring import Keys
+from murmurate.gateway.keys import digest
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Readiness
 from murmurate.gateway.quota import Rate
+from murmurate.gateway.registry import OnSecret, Registry
+from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway, Limits
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
@@ -66,9 +70,10 @@ from murmurate.router.lanes import Load, QueueLimits
 from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
 
-TENANT = "default"
 NOT_READ = "not read yet"
+NOT_READABLE = "can't be read"
 READY = "ready"
+OTHER_DOCUMENTS = "documents of other tenants"
 FIRST_PASS_WAIT_S = 2.0
 FIRST_PASS_WAIT_S_MAX = 60.0
 HEALTH_KEPT_S = 1.0
@@ -110,9 +115,10 @@ class Service:
     collections: Collections
     metrics: Metrics
     outside: Outside
+    opened: "OpenedKeys"
 
 
-def service(config: Config, outside: Outside, keys: Keys) -> Service:
+def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
     """Wire the stages from the bottom up."""
     metrics = Metrics()
     sources = {name: source_of(k) for name, k in config.knowledge.items()}
@@ -126,6 +132,7 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
     sessions = chain(config, outside, collections, metrics)
     platform = Platform(config, outside, sessions, collections)
     limit = config.limits["default"]
+    rate = Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     app = Gateway(
@@ -140,11 +147,16 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
         ),
         Embeddings(embedders, body_bytes_max=body_bytes_max),
         Management(platform, meter=metrics, body_bytes_max=body_bytes_max),
-        keys=keys,
-        limits=Limits(
-            requests_max=config.server.requests_max,
-            rate=Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst),
+        Administration(
+            opened.keys,
+            opened.registry,
+            rate=rate,
+            clock=outside.clock,
+            ids=outside.ids,
+            on_secret=opened.on_secret,
         ),
+        keys=opened.keys,
+        limits=Limits(requests_max=config.server.requests_max, rate=rate),
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
         ids=outside.ids,
@@ -152,7 +164,7 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
         meter=metrics,
         log=outside.events,
     )
-    return Service(app, platform, collections, metrics, outside)
+    return Service(app, platform, collections, metrics, outside, opened)
 
 
 def source_of(knowledge: KnowledgeConfig) -> Source:
@@ -163,7 +175,8 @@ def source_of(knowledge: KnowledgeConfig) -> Source:
         files_max=knowledge.files_max,
         file_bytes_max=knowledge.file_bytes_max,
     )
-    return Source(str(documents_path(knowledge.folder)), rules, watch=knowledge.watch)
+    folder = str(documents_path(knowledge.folder))
+    return Source(folder, rules, watch=knowledge.watch, tenants=knowledge.tenants)
 
 
 def chain(config: Config, outside: Outside, collections: Collections, metrics: Metrics) -> Sessions:
@@ -264,14 +277,19 @@ class Platform:
         self._healthy_until_s = 0.0
         self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, NOT_READ)
 
-    def chat_models(self) -> Sequence[str]:
-        """Return agents first, then models."""
-        return [*self._config.agents, *self._outside.engines]
+    def chat_models(self, tenant: str) -> Sequence[str]:
+        """Return agents first, then models; no agent that answers from what is not the tenant's."""
+        own = set(self._collections_of(tenant))
+        agents = (name for name, it in self._config.agents.items() if own.issuperset(it.knowledge))
+        return [*agents, *self._outside.engines]
 
-    def models(self) -> Sequence[str]:
+    def models(self, tenant: str) -> Sequence[str]:
         """Return every name, embedders last."""
         embedders = [] if self._outside.embedder is None else [self._config.embeddings.name]
-        return [*self.chat_models(), *embedders]
+        return [*self.chat_models(tenant), *embedders]
+
+    def _collections_of(self, tenant: str) -> list[str]:
+        return [name for name, it in self._config.knowledge.items() if tenant in it.tenants]
 
     async def readiness(self) -> Readiness:
         """Ready: every local engine answers, and the documents have been read, or tried to be."""
@@ -282,7 +300,10 @@ class Platform:
             ready = ready and healthy
         waiting = self._outside.clock.now_s() - self._began_s < READY_WAIT_S
         for name, state in self._first_pass.items():
-            parts[f"documents {name}"] = state
+            if OPERATOR_TENANT in self._config.knowledge[name].tenants:
+                parts[f"documents {name}"] = state
+            elif parts.get(OTHER_DOCUMENTS, READY) == READY:  # anybody may read this: no names
+                parts[OTHER_DOCUMENTS] = state if state in {READY, NOT_READ} else NOT_READABLE
             ready = ready and (state != NOT_READ or not waiting)
         return Readiness(ready, parts)
 
@@ -316,16 +337,16 @@ class Platform:
         return await self._sessions.history(tenant, SessionRef(session_id))
 
     async def knowledge(self, tenant: str) -> Sequence[Any]:
-        """Return the state of every collection."""
-        return await self._collections.status(tenant)
+        """Return the state of every collection of the tenant."""
+        own = self._collections_of(tenant)
+        return [it for it in await self._collections.status(tenant) if it.collection in own]
 
     async def ingest(
         self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()
     ) -> AsyncGenerator[Any]:
-        """Read folders again and say how far it is."""
-        names = [*collections, *(self._holder(path) for path in paths)]
-        for name in dict.fromkeys(names) or list(self._config.knowledge):
-            self._known(name)
+        """Read the tenant's folders again and say how far it is."""
+        names = [*collections, *(self._holder(tenant, path) for path in paths)]
+        for name in self._own(tenant, dict.fromkeys(names)):
             async with aclosing(self._collections.sync(tenant, name)) as steps:
                 async for step in steps:
                     yield step
@@ -334,40 +355,49 @@ class Platform:
         self, tenant: str, collections: Sequence[str], question: str, *, limit: int
     ) -> Sequence[Any]:
         """Return the passages of documents that may answer, best first; no names: of all."""
-        for name in collections:
-            self._known(name)
-        names = collections or list(self._config.knowledge)
+        names = list(self._own(tenant, collections))
         return await self._collections.search(tenant, names, question, limit=limit)
 
-    def _holder(self, path: str) -> str:
-        """Return the collection whose folder has this path in it; no file is looked at."""
-        for name, knowledge in self._config.knowledge.items():
-            if Path(path).is_relative_to(documents_path(knowledge.folder)):
+    def _own(self, tenant: str, collections: Collection[str]) -> Collection[str]:
+        """Return the collections, when they are the tenant's; none means all that are."""
+        own = self._collections_of(tenant)
+        for name in collections:
+            if name not in own:
+                known = ", ".join(own) or "none is configured"
+                raise NotFoundError(f"there is no collection {name!r}; there are: {known}")
+        return collections or own
+
+    def _holder(self, tenant: str, path: str) -> str:
+        """Return the tenant's collection that has this path in its folder; no file is looked at."""
+        for name in self._collections_of(tenant):
+            if Path(path).is_relative_to(documents_path(self._config.knowledge[name].folder)):
                 return name
         raise NotFoundError(
             f"{path}: no collection's folder has it; put it into one, or configure its folder "
             "as [knowledge.NAME] folder = …"
         )
 
-    def _known(self, name: str) -> None:
-        if name not in self._config.knowledge:
-            known = ", ".join(self._config.knowledge) or "none is configured"
-            raise NotFoundError(f"there is no collection {name!r}; there are: {known}")
-
     async def follow(self) -> None:
         """Read every collection, then again whenever its folder changes, until cancelled."""
-        try:
-            for name in await self._collections.forget_removed(TENANT):
-                self._outside.events.event("ingest.removed", collection=name)
-        except MurmurateError as error:
-            self._outside.events.event("ingest.failed", collection="", detail=str(error))
+        tenants = {tenant for it in self._config.knowledge.values() for tenant in it.tenants}
+        for tenant in sorted({OPERATOR_TENANT, *tenants}):
+            try:
+                for name in await self._collections.forget_removed(tenant):
+                    self._outside.events.event("ingest.removed", collection=name)
+            except MurmurateError as error:
+                self._outside.events.event("ingest.failed", collection="", detail=str(error))
         async with asyncio.TaskGroup() as following:
             for name in self._first_pass:
                 following.create_task(self._follow(name))
 
     async def _follow(self, name: str) -> None:
         await self._read_first(name)
-        watch = self._collections.watch(TENANT, name)
+        async with asyncio.TaskGroup() as watches:
+            for tenant in self._config.knowledge[name].tenants:
+                watches.create_task(self._watch(tenant, name))
+
+    async def _watch(self, tenant: str, name: str) -> None:
+        watch = self._collections.watch(tenant, name)
         while watch is not None:
             try:
                 await watch.run()
@@ -387,9 +417,10 @@ class Platform:
         wait_s = FIRST_PASS_WAIT_S
         while self._first_pass[name] != READY:
             try:
-                async with aclosing(self.ingest(TENANT, [name])) as steps:
-                    async for _ in steps:
-                        pass
+                for tenant in self._config.knowledge[name].tenants:
+                    async with aclosing(self.ingest(tenant, [name])) as steps:
+                        async for _ in steps:
+                            pass
                 self._first_pass[name] = READY
             except MurmurateError as error:
                 self._first_pass[name] = str(error)
@@ -402,22 +433,40 @@ class Platform:
                 wait_s = min(wait_s * 2, FIRST_PASS_WAIT_S_MAX)
 
 
-async def open_keys(log: Log, clock: Clock, ids: Ids, *, first_key: Path) -> Keys:
-    """Return the valid keys; at the first start make one and leave it in `first_key` (0600)."""
-    records: list[KeyRecord] = []
-    async with aclosing(log.streams(REGISTRY, "key/")) as streams:
-        names = [info.stream async for info in streams]
-    for name in names:
-        async with aclosing(log.read(REGISTRY, name)) as entries:
-            records += [msgspec.json.decode(e.body, type=KeyRecord) async for e in entries]
-    if not records:
-        key = ids.secret("mur")
-        record = KeyRecord(ids.new("key"), digest(key), TENANT, ("*",), clock.unix_ms())
-        # The file first: a key that is in the log but was never seen would lock everybody out.
-        write_private(first_key, key.encode() + b"\n")
-        await log.append([entry_of(record)])
-        records.append(record)
-    return Keys(records)
+@dataclass(frozen=True, slots=True)
+class OpenedKeys:
+    """The keys at hand, where they are changed, and who hears of new secrets."""
+
+    keys: Keys
+    registry: Registry
+    on_secret: OnSecret
+
+
+async def open_keys(
+    log: Log, clock: Clock, ids: Ids, *, first_key: Path, events: EventLog
+) -> OpenedKeys:
+    """Read all keys; where none manages all others, make one and leave it in `first_key` (0600).
+
+    The file follows when the secret that it holds is rotated.
+    """
+    keys = Keys(clock=clock)
+    registry = Registry(keys, log=log, clock=clock, ids=ids)
+    await registry.open()
+    await registry.ensure_operator(lambda _, secret: _keep(first_key, secret))
+
+    def follow_rotation(old_sha256: str, secret: str) -> None:
+        try:
+            if digest(first_key.read_text(encoding="utf-8").strip()) == old_sha256:
+                _keep(first_key, secret)
+        except (OSError, UnicodeDecodeError) as cause:
+            # The rotation stands, and its caller has the secret: only this convenience is lost.
+            events.event("keys.file_not_written", file=str(first_key), detail=str(cause))
+
+    return OpenedKeys(keys, registry, follow_rotation)
+
+
+def _keep(file: Path, secret: str) -> None:
+    write_private(file, secret.encode() + b"\n")
 
 
 @dataclass(frozen=True, slots=True)

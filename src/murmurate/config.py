@@ -141,6 +141,7 @@ class AgentConfig(Section, frozen=True):
 class KnowledgeConfig(Section, frozen=True):
     """A collection of documents: the files of a folder, read again whenever it changes.
 
+    Each of the `tenants` that may see it has a copy of its own.
     `include` and `exclude` are patterns in the manner of `.gitignore`; hidden files and folders
     are never read, and nothing outside the folder.
     """
@@ -160,6 +161,7 @@ class KnowledgeConfig(Section, frozen=True):
     )
     files_max: Annotated[int, Meta(ge=1, le=500_000)] = 50_000
     file_bytes_max: Annotated[int, Meta(ge=1, le=200_000_000)] = 20 * 1024 * 1024
+    tenants: Annotated[tuple[str, ...], Meta(min_length=1)] = ("default",)
 
 
 class RouterConfig(Section, frozen=True):
@@ -250,6 +252,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "accept"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
+TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def load(path: Path | None = None) -> Config:
@@ -517,6 +520,13 @@ def _check(config: Config) -> None:
                     f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
                 )
     _check_embeddings(config)
+    for name, collection in config.knowledge.items():
+        for tenant in collection.tenants:
+            if not TENANT_NAME.fullmatch(tenant):
+                raise ConfigError(
+                    f"knowledge.{name}.tenants = {tenant!r}: expected a name of small letters, "
+                    "digits, '.', '_' and '-'"
+                )
     listen_address(config.server.listen)
 
 

@@ -90,6 +90,44 @@ def test_trace_says_in_one_line_that_an_answer_is_strange(reply: bytes) -> None:
         assert_one_line(run("trace", "--url", url, "--key", "k", "0" * 32), STRANGE)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("list",), ("list", "--tenant", "a"), ("create", "x"), ("rotate", "k"), ("revoke", "k")],
+)
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"keys": [1]}', b'{"keys": [{}], "secret": 1}'])
+def test_keys_say_in_one_line_that_an_answer_is_strange(
+    words: tuple[str, ...], body: bytes
+) -> None:
+    with answering(OK + b"\r\n" + body) as (url, _):
+        result = run("keys", *words, "--url", url, "--key", "k")
+    if words == ("list", "--tenant", "a") and b"[{}]" in body:
+        assert result.exit_code == 0, "none of them is the tenant's"
+        return
+    assert_one_line(result, STRANGE)
+
+
+def test_a_key_is_revoked_by_the_method_that_deletes() -> None:
+    with answering(b"HTTP/1.1 404 Not Found\r\n\r\n") as (url, asked):
+        assert_one_line(run("keys", "revoke", "a/b", "--url", url, "--key", "k"), "404")
+    assert asked[0].startswith(b"DELETE /api/keys/a%2Fb HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("kept", "sent"),
+    [("mur_rotated\n", b"mur_rotated"), (None, b"mur_at_start"), ("\u00e9\n", b"mur_at_start")],
+)
+def test_the_key_file_stands_before_the_key_of_the_start(
+    kept: str | None, sent: bytes, tmp_path: Path
+) -> None:
+    if kept is not None:
+        (tmp_path / "key").write_text(kept, encoding="utf-8")
+    with answering(b"HTTP/1.1 404 Not Found\r\n\r\n") as (url, asked):
+        ready = {"url": url, "key": "mur_at_start", "pid": os.getpid()}
+        (tmp_path / "ready.json").write_text(json.dumps(ready))
+        run("keys", "list", "--state", str(tmp_path))
+    assert b"Authorization: Bearer " + sent + b"\r\n" in asked[0]
+
+
 def test_ingest_that_breaks_off_is_no_success() -> None:
     step = b'{"step": "read", "collection": "docs", "done": 1, "total": 2, "path": "a.md"}\n'
     for options in ([], ["--json"]):

@@ -50,6 +50,7 @@ def test_the_command_that_up_shows_works_as_it_stands(tmp_path: Path) -> None:
     state = tmp_path / "state"
     options = scripted(tmp_path)
     for _ in range(2):  # with the key in it, then with the file that it is in
+        state.with_name("state.output").unlink(missing_ok=True)
         with running(state, *options, welcome=()):
             output = wait_for_output(state, "Its answer right now:")
             shown = re.findall(r"(curl .*?\n.*?)\n\n", output, re.DOTALL)[-1]

@@ -10,11 +10,15 @@ from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequen
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
-from murmurate.gateway.auth import KeyRecord, Keys
+from murmurate.gateway.administration import Administration
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.keyring import Keys
+from murmurate.gateway.keys import Key, KeyRecord, entry_of
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
+from murmurate.gateway.registry import Registry
 from murmurate.gateway.service import Gateway, Limits
 from tests.fakes import (
     DONE,
@@ -111,11 +115,17 @@ class House:
     rate: Rate = field(default_factory=lambda: Rate(per_s=10.0, burst=60.0))
     requests_max: int = 8
     scopes: tuple[str, ...] = ("*",)
+    new_secrets: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     app: Gateway = field(init=False)
 
     def __post_init__(self) -> None:
         ids = seeded_ids(self.clock)
         digest = hashlib.sha256(KEY.encode()).hexdigest()
+        record = KeyRecord("key_1", digest, "a", self.scopes, 0)
+        self.keys = Keys([Key(record, 1)], clock=self.clock)
+        self.kept = MemoryLog(clock=self.clock)
+        self.kept._store(entry_of(record), 0)
+        self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
         self.app = Gateway(
             Completions(
                 self.model,
@@ -128,7 +138,15 @@ class House:
             ),
             Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
             Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
-            keys=Keys([KeyRecord("key_1", digest, "a", self.scopes, 0)]),
+            Administration(
+                self.keys,
+                self.registry,
+                rate=self.rate,
+                clock=self.clock,
+                ids=ids,
+                on_secret=lambda old, secret: self.new_secrets.append((old, secret)),
+            ),
+            keys=self.keys,
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},
             clock=self.clock,

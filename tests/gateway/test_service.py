@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from murmurate.gateway.quota import Rate
+from murmurate.gateway.quota import Bucket, Rate
+from murmurate.gateway.service import BUCKETS_MAX
 from tests.fakes import DONE, Saying, Text, until
 from tests.gateway.client import House, run
 
@@ -71,6 +72,14 @@ def test_a_wrong_path_or_key_costs_no_rate() -> None:
     house.get("/nowhere")
     house.get("/v1/models", headers={"authorization": None})
     assert house.get("/v1/models").status == 200
+
+
+def test_the_rates_of_keys_that_were_forgotten_are_forgotten_too() -> None:
+    house = House(rate=Rate(per_s=0.1, burst=1.0))
+    house.app._buckets |= {f"key_gone_{number}": Bucket(1.0, 0.0) for number in range(BUCKETS_MAX)}
+    assert house.get("/v1/models").status == 200
+    assert list(house.app._buckets) == ["key_1"]
+    assert house.get("/v1/models").status == 429
 
 
 def test_too_many_requests_at_a_time_are_a_503() -> None:

@@ -27,11 +27,13 @@ class Chat:
     heard_min: int | None = None
     """How many of the user's messages are stored for sure; None without a session."""
     leaves_at_s: float | None = None
+    owner: str | None = None
+    """The tenant of a key that was made on the way."""
 
     @property
     def tenant(self) -> str:
         """Whose key it is."""
-        return KEYS[self.key]
+        return self.owner or KEYS[self.key]
 
     @property
     def cacheable(self) -> bool:

@@ -18,12 +18,14 @@ from tests.sim.invariants import SHARED_TRACE, check_call
 from tests.sim.mistakes import MISTAKES
 from tests.sim.outside import THINGS
 from tests.sim.questions import about, for_agent, for_model
-from tests.sim.world import KEYS, World
+from tests.sim.world import KEYS, TENANTS, World
 
 MODELS = ("tiny", "warm")
 AGENTS = ("assistant", "writer")
 LEAVES_SHARE = 0.12
 HASTY = "mur_default_hasty"
+OPERATOR = "mur_default_1"
+ENDS_WITHIN_S = 1e-6
 BUSY = frozenset({429, 502, 503})
 """A client must be ready for these at any time; anything else must be what it asked for."""
 
@@ -48,6 +50,7 @@ class Clients:
             (self._edit, 4),
             (self._look, 4),
             (self._embed, 3),
+            (self._short_lived, 4),
         ]
 
     async def story(self) -> None:
@@ -258,6 +261,39 @@ class Clients:
         if call.status == 200 and b'"embedding":[5.0]' not in call.pieces[0]:
             self._world.fail(f"embeddings: {call.pieces}")
 
+    async def _short_lived(self) -> None:
+        """Make a key, use it, and end it meanwhile: from then on it opens nothing, for good."""
+        world, chance = self._world, self._chance
+        tenant, expires_s = chance.choice(TENANTS), chance.choice((None, None, 1))
+        wanted = {"tenant": tenant, "scopes": ["chat"]}
+        if expires_s is not None:
+            wanted["expires"] = f"{expires_s}s"
+        ask = Ask(path="/api/keys", headers=_headers(OPERATOR), body=msgspec.json.encode(wanted))
+        made = await self._expect(ask, {200, 429, 503})
+        if made.status != 200 or not made.ends:
+            return
+        key = msgspec.json.decode(b"".join(made.pieces))
+        chats = [self._chat(key["secret"], chance.choice((*MODELS, *AGENTS))) for _ in "123"]
+        for chat in chats:
+            chat.owner, chat.statuses = tenant, frozenset({200, 401})
+        using = [world.spawn(self._alone(chat)) for chat in chats[:2]]
+        await world.clock.sleep(chance.uniform(0.0, 1.0))
+        if expires_s is None:
+            ask = Ask(method="DELETE", path=f"/api/keys/{key['id']}", headers=_headers(OPERATOR))
+            gone = await self._expect(ask, {200, 429, 503})
+            if gone.status != 200 or not gone.ends:
+                return
+        else:
+            await world.clock.sleep(expires_s)
+        ended_s = world.loop.now_s
+        await asyncio.gather(*using)
+        if world.loop.now_s - ended_s > ENDS_WITHIN_S:
+            world.fail(f"key {key['id']} was in use {world.loop.now_s - ended_s:.3f} s too long")
+        chats[2].statuses = frozenset({401})
+        ask = self._encoded(chats[2])
+        ask.counted = False
+        await self._expect(ask, {401})
+
     async def _read_back(self, key: str, session: str) -> None:
         """Read the stored session: all that was acknowledged is there, in order."""
         turns = self.book.acknowledged(session)
@@ -373,7 +409,9 @@ class Clients:
             headers["x-murmurate-session"] = chat.session
         ask = Ask(headers=headers, body=msgspec.json.encode(body))
         ask.pieces = chance.choice((1, 1, 1, 3))
-        ask.read_s = chance.choice((0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 0.05, 1.0))
+        read_s = chance.choice((0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 0.05, 1.0))
+        # How fast the end of a key ends an answer must not hang on how fast it is read.
+        ask.read_s = 0.0 if chat.owner else read_s
         ask.leaves_at_s = chat.leaves_at_s
         if ask.leaves_at_s is None:
             self._may_leave(ask)

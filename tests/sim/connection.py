@@ -61,8 +61,9 @@ class Call:
 
     @property
     def admitted(self) -> bool:
-        """Whether the server took it on, as far as rate and room are concerned."""
-        return not self.server_full and self.refusal not in NOT_ADMITTED
+        """Whether the server took it on, as far as key, rate and room are concerned."""
+        at_the_door = self.status == 401 and "x-murmurate-trace" not in self.headers
+        return not (at_the_door or self.server_full or self.refusal in NOT_ADMITTED)
 
     @property
     def broken(self) -> bool:

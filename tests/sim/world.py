@@ -17,7 +17,7 @@ from murmurate.config import Config, parse
 from murmurate.core.ids import Ids
 from murmurate.core.types import TraceRef
 from murmurate.engines.scripted import Scripted, parse_rules
-from murmurate.gateway.auth import KeyRecord, digest, entry_of
+from murmurate.gateway.keys import KeyRecord, digest, entry_of
 from murmurate.observe.spans import Attribute, OpenSpan, Recorder, SpanRecord
 from tests.sim.connection import Ask, Call, Connection
 from tests.sim.faults import FaultyEngine, Outages
@@ -95,7 +95,7 @@ CONFIG = parse(
             "tiny": {"engine": "scripted", "rules": "-", "slots": 3, "temperature": 0.0},
             "warm": {"engine": "scripted", "rules": "-", "slots": 2},
         },
-        "knowledge": {"docs": {"folder": "docs"}},
+        "knowledge": {"docs": {"folder": "docs", "tenants": ["default", "other"]}},
         "agents": {
             "assistant": {
                 "model": "tiny",
@@ -290,8 +290,10 @@ class World:
             embedder=SimEmbedder(clock=self.clock, outages=self.outages[0]),
             sandbox=SimSandbox(clock=self.clock, outages=self.outages[1]),
         )
-        keys = await compose.open_keys(disk, self.clock, ids, first_key=Path("/nowhere/key"))
-        service = compose.service(CONFIG, outside, keys)
+        opened = await compose.open_keys(
+            disk, self.clock, ids, first_key=Path("/nowhere/key"), events=self.events
+        )
+        service = compose.service(CONFIG, outside, opened)
         first_pass = self.loop.create_task(service.platform.first_pass())
         usages = {name: (e.usages[0], e.usages[1]) for name, e in self.engines.items()}
         self.generation = Generation(number, service, disk, lanes, tracer, first_pass, usages)

@@ -54,13 +54,22 @@ def find(url: str | None, key: str | None, state: Path) -> Server:
     file = state / "ready.json"
     try:
         ready = json.loads(file.read_text())
-        found = Server(str(ready["url"]), key or str(ready["key"]))
+        found = Server(str(ready["url"]), key or _kept_key(state) or str(ready["key"]))
         os.kill(ready["pid"], 0)  # a supervisor that was killed leaves its file behind
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as cause:
         raise NotRunningError(
             f"no server runs on {state}: start one with `murmurate up`, or give --url and --key"
         ) from cause
     return found
+
+
+def _kept_key(state: Path) -> str | None:
+    """Return the key of the state folder, which may have been rotated since the server started."""
+    try:
+        kept = (state / "key").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return kept if kept.isascii() and kept.isprintable() else None
 
 
 def _checked(url: str) -> str:
@@ -81,10 +90,11 @@ def call(
     body: object = None,
     headers: dict[str, str] | None = None,
     *,
+    method: str | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> http.client.HTTPResponse:
-    """Send a request (POST with a body, GET without) and return the response, or raise."""
-    response = send(server, path, body, headers, timeout_s=timeout_s)
+    """Send a request (POST with a body, else GET) and return the response, or raise."""
+    response = send(server, path, body, headers, method=method, timeout_s=timeout_s)
     if response.status != 200:
         raise RefusedError(_message(response))
     return response
@@ -96,18 +106,18 @@ def send(
     body: object = None,
     headers: dict[str, str] | None = None,
     *,
+    method: str | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> http.client.HTTPResponse:
     """Send a request and return the response, whatever its status."""
     parts = urlsplit(server.url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     sent = None if body is None else json.dumps(body)
+    verb = method or ("GET" if sent is None else "POST")
     every = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
     try:
         connection = kind(parts.netloc, timeout=timeout_s)
-        connection.request(
-            "GET" if sent is None else "POST", path, sent, {**every, **(headers or {})}
-        )
+        connection.request(verb, path, sent, {**every, **(headers or {})})
         return connection.getresponse()
     except (http.client.BadStatusLine, http.client.LineTooLong) as cause:
         if isinstance(cause, http.client.RemoteDisconnected):

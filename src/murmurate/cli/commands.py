@@ -19,6 +19,7 @@ COMMANDS = {
     "search": "murmurate.cli.documents",
     "knowledge": "murmurate.cli.documents",
     "trace": "murmurate.cli.ask",
+    "keys": "murmurate.cli.keys",
     "doctor": "murmurate.cli.doctor",
 }
 

@@ -1,6 +1,6 @@
 """What people would rather look at than read: progress and trees."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from murmurate.observe.tree import tree
 
 PROBLEMS_SHOWN = 20
 SNIPPET_CHARS = 200
+TABLE_CELLS_MAX = 10_000
 STEPS = {"index": "indexing", "read": "reading", "embed": "embedding"}
 
 
@@ -82,15 +83,15 @@ def passage_table(passages: list[dict[str, Any]]) -> None:
     if not passages:
         console.print("nothing found")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("where", overflow="fold", ratio=1)
-    table.add_column("passage", overflow="fold", ratio=2)
+    made = Table(box=None, pad_edge=False)
+    made.add_column("score", justify="right", no_wrap=True)
+    made.add_column("where", overflow="fold", ratio=1)
+    made.add_column("passage", overflow="fold", ratio=2)
     for passage in passages:
         words = " ".join(passage["text"].split())
         snippet = words if len(words) <= SNIPPET_CHARS else words[: SNIPPET_CHARS - 1] + "…"
-        table.add_row(f"{passage['confidence']:.2f}", Text(place(passage)), Text(snippet))
-    console.print(table)
+        made.add_row(f"{passage['confidence']:.2f}", Text(place(passage)), Text(snippet))
+    console.print(made)
 
 
 def place(passage: dict[str, Any]) -> str:
@@ -136,3 +137,15 @@ def when(unix_ms: int | None) -> str:
     if unix_ms is None:
         return "not yet"
     return f"{datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows below their heads, each as wide as it is: a cut cell could not be copied."""
+    made = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for column in made.columns:
+        column.no_wrap = True
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    console = Console(highlight=False, markup=False, width=TABLE_CELLS_MAX)
+    console.width = console.measure(made).maximum
+    console.print(made, crop=False)

@@ -82,7 +82,8 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
     if docs := overrides["docs"]:
         if not Path(docs).is_dir():
             raise ConfigError(f"--docs {docs}: expected a folder")
-        knowledge = {**knowledge, "docs": KnowledgeConfig(folder=docs)}
+        old = knowledge.get("docs", KnowledgeConfig(folder=docs))
+        knowledge = {**knowledge, "docs": msgspec.structs.replace(old, folder=docs)}
     for name, model in config.models.items():
         with _about(f"models.{name}"):
             if model.engine is Engine.LLAMA_CPP:

@@ -86,6 +86,24 @@ class KeyInvalidError(MurmurateError):
     kind = "authentication_error"
 
 
+class KeyExpiredError(KeyInvalidError):
+    """The key was valid until the time that the detail names. Ask for a new one."""
+
+    code = "key.expired"
+
+
+class KeyRevokedError(KeyInvalidError):
+    """The key was withdrawn. Ask for a new one."""
+
+    code = "key.revoked"
+
+
+class KeyReplacedError(KeyInvalidError):
+    """The key was rotated and this is its old secret. Use the new one."""
+
+    code = "key.replaced"
+
+
 class ForbiddenError(MurmurateError):
     """The key may not do this, or the request comes from a place that is not allowed."""
 
@@ -94,8 +112,40 @@ class ForbiddenError(MurmurateError):
     kind = "permission_error"
 
 
+class ScopeMissingError(ForbiddenError):
+    """The key lacks the scope that the detail names. Use a key that has it."""
+
+    code = "key.scope_missing"
+
+
+class GrantTooWideError(ForbiddenError):
+    """A key can't give, replace or revoke more than it has itself. `param` names the field."""
+
+    code = "key.grant_too_wide"
+
+
+class KeyStateError(MurmurateError):
+    """The key has ended already, or can't be changed in this state. Create another one."""
+
+    code = "key.unchangeable"
+    http_status = 409
+    kind = "invalid_request_error"
+
+
+class LastOperatorError(KeyStateError):
+    """Without this key nobody could manage keys any more. Create another operator key first."""
+
+    code = "key.last_operator"
+
+
+class TooManyKeysError(KeyStateError):
+    """There is no room for another key, and none has ended that could make room. Revoke some."""
+
+    code = "key.too_many"
+
+
 class NotFoundError(MurmurateError):
-    """There is no such path, session, trace or collection (or it belongs to somebody else)."""
+    """There is no such path, session, trace, collection or key (or it is somebody else's)."""
 
     code = "not_found"
     http_status = 404

@@ -234,8 +234,9 @@ class Passage(Frozen, frozen=True):
 
 
 class Caller(Frozen, frozen=True):
-    """Who a key belongs to and what it may do."""
+    """Who a key belongs to, what it may do, and where its requests wait when they don't say."""
 
     key_id: str
     tenant: str
     scopes: tuple[str, ...] = ("*",)
+    lane: Lane = Lane.URGENT

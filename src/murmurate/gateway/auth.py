@@ -1,63 +1,11 @@
-"""Who is asking: keys by their hash, and from which places a browser may ask."""
+"""From which places a browser may ask. Who is asking stands in `keyring.py`."""
 
-import hashlib
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
-import msgspec
+from murmurate.core.errors import ForbiddenError
 
-from murmurate.core.errors import ForbiddenError, KeyInvalidError
-from murmurate.core.ports import Entry
-from murmurate.core.types import Caller, Frozen
-
-KIND = "key.created"
-REGISTRY = "system"
-"""The tenant that owns the streams of keys: a key must be found before its tenant is known."""
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
-
-
-class KeyRecord(Frozen, frozen=True):
-    """A key as the log keeps it: only its hash, so a stolen log opens nothing."""
-
-    id: str
-    sha256: str
-    tenant: str
-    scopes: tuple[str, ...]
-    created_ms: int
-
-
-def digest(secret: str) -> str:
-    """Return the hash of a key. Keys carry 160 random bits, so a fast hash is enough."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def entry_of(record: KeyRecord) -> Entry:
-    """Return the log entry of a key."""
-    return Entry(REGISTRY, f"key/{record.id}", KIND, msgspec.json.encode(record))
-
-
-class Keys:
-    """The keys that are valid now."""
-
-    def __init__(self, records: Collection[KeyRecord]) -> None:
-        self._callers: Mapping[str, Caller] = {
-            record.sha256: Caller(record.id, record.tenant, record.scopes) for record in records
-        }
-
-    def caller(self, authorization: bytes | None) -> Caller:
-        """Return whom the `Authorization` header belongs to.
-
-        Looking up a hash takes the same time for every wrong key, so nothing is learned from it.
-        """
-        if authorization is None:
-            raise KeyInvalidError("no key: send the header `Authorization: Bearer KEY`")
-        scheme, _, secret = authorization.decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer" or not secret:
-            raise KeyInvalidError("expected the header `Authorization: Bearer KEY`")
-        caller = self._callers.get(digest(secret.strip()))
-        if caller is None:
-            raise KeyInvalidError("this key is not known here")
-        return caller
 
 
 def check_place(host: bytes | None, origin: bytes | None, names: Collection[str]) -> None:

@@ -346,6 +346,11 @@ def error_event(error: MurmurateError) -> bytes:
     return b"data: " + msgspec.json.encode(error_body(error)) + b"\n\n"
 
 
+def error_line(error: MurmurateError) -> bytes:
+    """Return an error as the last of a stream of JSON lines."""
+    return msgspec.json.encode(error_body(error)) + b"\n"
+
+
 def _call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}

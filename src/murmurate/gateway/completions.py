@@ -66,8 +66,8 @@ class Completions:
 
     def _request(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
         """Return the one internal form that everything below sees."""
-        if body.model not in self._platform.chat_models():
-            known = ", ".join(self._platform.chat_models())
+        if body.model not in self._platform.chat_models(caller.tenant):
+            known = ", ".join(self._platform.chat_models(caller.tenant))
             raise ModelUnknownError(
                 f"no chat model {body.model!r} is served here; there are: {known}", param="model"
             )
@@ -79,7 +79,7 @@ class Completions:
             messages=messages_of(body, continues=session is not None and not session.new),
             tools=tools_of(body),
             sampling=sampling_of(body),
-            lane=_lane(exchange.header(b"x-murmurate-lane")),
+            lane=_lane(exchange.header(b"x-murmurate-lane"), caller.lane),
             scopes=caller.scopes,
             session=session,
             trace=span.ref,
@@ -180,9 +180,9 @@ def _name_session(exchange: Exchange, request: Request) -> None:
         exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
 
 
-def _lane(header: bytes | None) -> Lane:
+def _lane(header: bytes | None, default: Lane) -> Lane:
     if header is None:
-        return Lane.URGENT
+        return default
     try:
         return Lane(header.decode("latin-1"))
     except ValueError as cause:

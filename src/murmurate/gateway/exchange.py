@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -42,6 +42,10 @@ class Exchange:
         self.path: str = scope["path"]
         self.client: str = (scope.get("client") or ("", 0))[0]
         self.status = 0
+        self.streams: tuple[bytes, bytes] | None = None
+        """The content type of a response that comes in pieces, from its begin to its end."""
+        self.ended = False
+        """Whether the whole response was sent."""
         self.headers: Headers = []
         """Sent with every response of this exchange."""
         self._in: dict[bytes, bytes] = dict(scope["headers"])
@@ -88,6 +92,7 @@ class Exchange:
         """Send a whole response."""
         await self._start(status, [kind, (b"content-length", str(len(body)).encode())])
         await self._send({"type": "http.response.body", "body": body})
+        self.ended = True
 
     async def answer_json(self, status: int, value: object) -> None:
         """Send a value as JSON."""
@@ -95,6 +100,7 @@ class Exchange:
 
     async def open(self, kind: tuple[bytes, bytes]) -> None:
         """Begin a streamed response with status 200."""
+        self.streams = kind
         await self._start(200, [kind, (b"cache-control", b"no-cache")])
 
     async def write(self, chunk: bytes) -> None:
@@ -103,7 +109,15 @@ class Exchange:
 
     async def end(self) -> None:
         """End a streamed response."""
+        self.streams = None
         await self._send({"type": "http.response.body", "body": b""})
+        self.ended = True
+
+    def cut(self) -> NoReturn:
+        """Drop the connection: what is left of the response will never come."""
+        if self._abort is not None:
+            self._abort()
+        raise ClientGoneError
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, but stop it at once when the client leaves (`ClientGoneError`).
@@ -142,7 +156,5 @@ class Exchange:
         try:
             async with asyncio.timeout(self._write_s):
                 await self._send_unbounded(message)
-        except TimeoutError as cause:
-            if self._abort is not None:
-                self._abort()
-            raise ClientGoneError from cause
+        except TimeoutError:
+            self.cut()

@@ -36,12 +36,15 @@ class Meter(Protocol):
 class Platform(Protocol):
     """The answers to questions about the service itself."""
 
-    def models(self) -> Sequence[str]:
-        """Return every name that `model` may have."""
+    def models(self, tenant: str) -> Sequence[str]:
+        """Return every name that `model` may have for that tenant."""
         ...
 
-    def chat_models(self) -> Sequence[str]:
-        """Return those that chat: agents and models, without embedders."""
+    def chat_models(self, tenant: str) -> Sequence[str]:
+        """Return those that chat: agents and models, without embedders.
+
+        An agent whose documents the tenant may not see is none of them.
+        """
         ...
 
     async def readiness(self) -> Readiness:
@@ -57,7 +60,7 @@ class Platform(Protocol):
         ...
 
     async def knowledge(self, tenant: str) -> Sequence[Any]:
-        """Return the state of every collection."""
+        """Return the state of every collection of the tenant."""
         ...
 
     async def search(
@@ -69,7 +72,7 @@ class Platform(Protocol):
     def ingest(
         self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()
     ) -> AsyncGenerator[Any]:
-        """Read the collections' folders again; yield progress. Both empty: all of them.
+        """Read the folders of the tenant's collections again; yield progress. Both empty: all.
 
         `paths` names collections by what lies in their folders.
         """

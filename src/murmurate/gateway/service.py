@@ -14,28 +14,33 @@ from murmurate.core.errors import (
     KeyInvalidError,
     MethodNotAllowedError,
     MurmurateError,
-    NotFoundError,
     OverloadedError,
     RateLimitedError,
     ShuttingDownError,
 )
 from murmurate.core.ids import Ids
-from murmurate.core.ports import EventLog, Span, Tracer
+from murmurate.core.ports import EventLog, Tracer
 from murmurate.core.types import Caller, Frozen, TraceRef
-from murmurate.gateway.auth import Keys, check_place
-from murmurate.gateway.chat import error_body
+from murmurate.gateway import exchange as asgi
+from murmurate.gateway.administration import Administration
+from murmurate.gateway.auth import check_place
+from murmurate.gateway.chat import error_body, error_event, error_line
 from murmurate.gateway.completions import Completions, Embeddings
-from murmurate.gateway.exchange import ClientGoneError, Exchange, Receive, Scope, Send
+from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange, Receive, Send
+from murmurate.gateway.keyring import Keys, Ticket
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
+from murmurate.gateway.registry import KEYS_MAX
+from murmurate.gateway.routes import Handler, Route, Routes
+from murmurate.gateway.scopes import Scope, check_scope
 
+BUCKETS_MAX = 2 * KEYS_MAX
 CLIENT_GONE = 499
 """nginx's code for a client that closed the connection."""
 
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
-Handler = Callable[[Exchange, Caller, Span], Awaitable[None]]
 OpenHandler = Callable[[Exchange], Awaitable[None]]
 
 
@@ -54,6 +59,7 @@ class Gateway:
         completions: Completions,
         embeddings: Embeddings,
         management: Management,
+        administration: Administration,
         *,
         keys: Keys,
         limits: Limits,
@@ -80,25 +86,40 @@ class Gateway:
             "/readyz": management.readyz,
             "/metrics": management.metrics,
         }
-        self._routes: Mapping[str, tuple[str, Handler]] = {
-            "/v1/chat/completions": ("POST", completions.chat),
-            "/v1/embeddings": ("POST", embeddings.embeddings),
-            "/v1/models": ("GET", management.models),
-            "/api/ingest": ("POST", management.ingest),
-            "/api/knowledge": ("GET", management.knowledge),
-            "/api/search": ("POST", management.search),
-        }
-        self._prefixes: Mapping[str, tuple[str, Handler]] = {
-            "/v1/models/": ("GET", management.models),
-            "/api/traces/": ("GET", management.trace),
-            "/api/sessions/": ("GET", management.session),
-        }
+        self._routes = Routes(
+            (
+                Route("POST", "/v1/chat/completions", Scope.CHAT, completions.chat),
+                Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, embeddings.embeddings),
+                Route("GET", "/v1/models", Scope.MODELS, management.models),
+                Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
+                Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
+                Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
+                Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
+                Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
+                Route("POST", "/api/ingest", Scope.INGEST, management.ingest),
+                Route("GET", "/api/keys", Scope.ADMIN, administration.listing),
+                Route("POST", "/api/keys", Scope.ADMIN, administration.create),
+                Route("GET", "/api/keys/{id}", Scope.ADMIN, administration.show),
+                Route("DELETE", "/api/keys/{id}", Scope.ADMIN, administration.revoke),
+                Route("POST", "/api/keys/{id}/rotate", Scope.ADMIN, administration.rotate),
+            )
+        )
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """What a client with a key can ask for."""
+        return self._routes.all
+
+    @property
+    def open_paths(self) -> tuple[str, ...]:
+        """What everybody can ask for."""
+        return tuple(self._open)
 
     def drain(self) -> None:
         """Refuse new requests from now on; those under way go on."""
         self._draining = True
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: asgi.Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
         exchange = Exchange(scope, receive, send)
         route = self._route(exchange.path)
@@ -139,30 +160,53 @@ class Gateway:
             await public(exchange)
             return
         check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
-        caller = self._keys.caller(exchange.header(b"authorization"))
-        handler = self._find(exchange)
-        self._admit(caller)
-        await self._traced(exchange, caller, handler)
+        ticket = self._keys.admit(exchange.header(b"authorization"))
+        route = self._find(exchange)
+        check_scope(ticket.caller, route.scope)
+        self._admit(ticket.caller)
+        await self._traced(exchange, ticket, route.handler)
 
-    async def _traced(self, exchange: Exchange, caller: Caller, handler: Handler) -> None:
-        """Run the handler as the root of a trace whose id the client gets to know."""
+    async def _traced(self, exchange: Exchange, ticket: Ticket, handler: Handler) -> None:
+        """Run the handler as the root of a trace whose id the client gets to know.
+
+        It runs as long as the key is good, and ends in the middle of its work when that is over.
+        """
+        caller = ticket.caller
         parent = _parent(exchange.header(b"traceparent")) or TraceRef(self._ids.trace_id())
         exchange.headers.append((b"x-murmurate-trace", parent.trace_id.encode()))
         place = {"tenant": caller.tenant, "path": exchange.path}
         with self._tracer.span(parent, "gateway", **place) as span:
-            await handler(exchange, caller, span)
+            async with self._keys.held(ticket):
+                await handler(exchange, caller, span)
             span.note(status=exchange.status)
 
     async def _refuse(self, exchange: Exchange, error: MurmurateError) -> None:
-        """Send the error, unless the response has begun: then breaking off is all that is left."""
+        """Send the error, unless the response has begun: then it can only break off."""
+        if exchange.ended:
+            return
         if exchange.status:
-            raise error
+            await self._break_off(exchange, error)
+            return
         if error.retry_s is not None:
             seconds = str(max(1, math.ceil(error.retry_s))).encode()
             exchange.headers.append((b"retry-after", seconds))
         if isinstance(error, KeyInvalidError):
             exchange.headers.append((b"www-authenticate", b"Bearer"))
         await exchange.answer_json(error.http_status, error_body(error))
+
+    async def _break_off(self, exchange: Exchange, error: MurmurateError) -> None:
+        """End a stream whose key has ended with that error, in the stream's form.
+
+        Handlers put the errors of their own work into their streams themselves.
+        """
+        if not isinstance(error, KeyInvalidError):
+            raise error
+        self._log.event("stream.broken", code=error.code)
+        if exchange.streams not in {EVENTS, LINES}:
+            exchange.cut()
+        form = error_event if exchange.streams == EVENTS else error_line
+        await exchange.write(form(error))
+        await exchange.end()
 
     def _admit(self, caller: Caller) -> None:
         """Refuse at once what can't be served: draining, too many at a time, too fast."""
@@ -173,32 +217,26 @@ class Gateway:
                 f"{self._limits.requests_max} requests are under way: the most this server takes",
                 retry_s=1,
             )
-        rate, now_s = self._limits.rate, self._clock.now_s()
+        rate, now_s = self._keys.rate(caller.key_id, self._limits.rate), self._clock.now_s()
         bucket = self._buckets.get(caller.key_id) or full(rate, now_s)
         self._buckets[caller.key_id], wait_s = take(bucket, rate, now_s)
+        if len(self._buckets) > BUCKETS_MAX:  # some are of keys that were forgotten
+            self._buckets = {i: kept for i, kept in self._buckets.items() if self._keys.get(i)}
         if wait_s:
             raise RateLimitedError(
                 f"this key may ask {rate.per_s * 60:g} times a minute; again in {wait_s:.1f} s",
                 retry_s=wait_s,
             )
 
-    def _find(self, exchange: Exchange) -> Handler:
-        """Return the handler of the path, or say what is wrong with path or method."""
-        path = exchange.path
-        found = self._routes.get(path) or next(
-            (route for prefix, route in self._prefixes.items() if path.startswith(prefix)), None
-        )
-        if found is None:
-            raise NotFoundError(f"there is nothing at {path[:200]}")
-        method, handler = found
-        _check_method(exchange, method)
-        return handler
+    def _find(self, exchange: Exchange) -> Route:
+        """Return the route of method and path, or say what is wrong with either."""
+        methods = self._routes.methods(exchange.path)
+        _check_method(exchange, *methods)
+        return methods[exchange.method]
 
     def _route(self, path: str) -> str:
         """Return the path as a label: bounded in number, whatever clients ask for."""
-        if path in self._routes or path in self._open:
-            return path
-        return next((p + "{id}" for p in self._prefixes if path.startswith(p)), "other")
+        return path if path in self._open else self._routes.label(path)
 
     def _account(self, exchange: Exchange, route: str, seconds: float) -> None:
         """Count the request and write its line."""
@@ -213,7 +251,8 @@ class Gateway:
 def _check_method(exchange: Exchange, *methods: str) -> None:
     if exchange.method not in methods:
         exchange.headers.append((b"allow", ", ".join(methods).encode()))
-        raise MethodNotAllowedError(f"{exchange.path} takes {methods[0]}, not {exchange.method}")
+        takes = " or ".join(methods)
+        raise MethodNotAllowedError(f"{exchange.path} takes {takes}, not {exchange.method}")
 
 
 def _parent(traceparent: bytes | None) -> TraceRef | None:

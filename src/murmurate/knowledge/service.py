@@ -43,11 +43,12 @@ class CollectionStatus(Frozen, frozen=True):
 
 
 class Source(Frozen, frozen=True):
-    """Where a collection's documents come from, and which of them."""
+    """Where a collection's documents come from, which of them, and who may see them."""
 
     folder: str
     rules: Rules = Rules()
     watch: bool = False
+    tenants: tuple[str, ...] = ("default",)
 
 
 class Collections:
@@ -144,7 +145,7 @@ class Collections:
                 state.running = False
 
     async def forget_removed(self, tenant: str) -> list[str]:
-        """Forget the documents of collections that are configured no more; return their names.
+        """Forget the documents of collections that are not the tenant's; return their names.
 
         From the index first: what the log still holds is found again when this breaks off.
         """
@@ -152,7 +153,8 @@ class Collections:
         async with aclosing(self._log.streams(tenant, "doc/")) as streams:
             async for info in streams:
                 name, _, id_ = info.stream.removeprefix("doc/").partition("/")
-                if name not in self._sources:
+                source = self._sources.get(name)
+                if source is None or tenant not in source.tenants:
                     removed.setdefault(name, []).append(id_)
         for name, ids in removed.items():
             await self._library.drop(tenant, name, list(await self._library.held(tenant, name)))

@@ -69,14 +69,17 @@ async def main(message: ServerBoot) -> None:
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, drain)
-    following = asyncio.create_task(service.platform.follow())
-    announcing = asyncio.create_task(announce(service, listening))
+    tasks = [
+        asyncio.create_task(service.platform.follow()),
+        asyncio.create_task(announce(service, listening)),
+        asyncio.create_task(service.opened.registry.follow(service.outside.events)),
+    ]
     try:
         await server.serve(sockets=[listening])
     finally:
-        for task in (following, announcing):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(following, announcing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await compose.close(service.outside)
 
 
@@ -87,8 +90,10 @@ async def composed(message: ServerBoot) -> compose.Service:
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
     outside = compose.outside(message.config, state, workers)
-    keys = await compose.open_keys(outside.log, outside.clock, outside.ids, first_key=state / "key")
-    return compose.service(message.config, outside, keys)
+    opened = await compose.open_keys(
+        outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
+    )
+    return compose.service(message.config, outside, opened)
 
 
 def end(detail: str, exit_code: int) -> NoReturn:

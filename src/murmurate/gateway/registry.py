@@ -1,0 +1,227 @@
+"""The keys in the log: made, rotated and revoked there first, and known to all servers soon after.
+
+Each change is one append of two entries: in the key's own stream, and in the audit stream, which
+says who did it. Other servers follow the audit stream to learn which keys to read again.
+"""
+
+from collections.abc import Callable
+from contextlib import aclosing
+
+import msgspec
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import MurmurateError, TooManyKeysError
+from murmurate.core.ids import Ids
+from murmurate.core.ports import Entry, EventLog, Log
+from murmurate.core.types import Caller, Frozen
+from murmurate.gateway.grants import is_usable_operator
+from murmurate.gateway.keyring import Keys
+from murmurate.gateway.keys import (
+    CREATED,
+    FORGOTTEN,
+    REGISTRY,
+    REVOKED,
+    ROTATED,
+    Key,
+    KeyRecord,
+    Revocation,
+    Rotation,
+    digest,
+    folded,
+    stream_of,
+)
+from murmurate.gateway.scopes import EVERYTHING, OPERATOR_TENANT
+
+AUDIT = "audit/keys"
+FOLLOW_S = 1.0
+"""How often a server looks for what another one has changed."""
+KEYS_MAX = 10_000
+KEYS_PER_TENANT_MAX = 1_000
+"""Known at a time, as all are kept in memory. Where one more is made, the key of that tenant that
+ended first is forgotten; when none has ended, there is no room. The audit stream forgets nothing.
+"""
+ENDED_KEPT_MS = 90 * 86_400_000
+"""How long a revoked or expired key is still listed at most."""
+
+OnSecret = Callable[[str, str], None]
+"""Told of every new secret: the hash that it replaces ("" for none), and the secret."""
+
+
+Fact = str | int | float | list[str] | None
+
+
+class Audit(Frozen, frozen=True):
+    """Who did what to which key. Never a secret, never a hash.
+
+    `by` is the id of the key that asked, of `by_tenant`; None: the server itself, at its start.
+    """
+
+    action: str
+    key: str
+    tenant: str
+    by: str | None
+    by_tenant: str | None
+    at_ms: int
+    facts: dict[str, Fact] = msgspec.field(default_factory=dict[str, Fact])
+
+
+class Registry:
+    """Changes keys: durable when a method returns, and in force in this process."""
+
+    def __init__(self, keys: Keys, *, log: Log, clock: Clock, ids: Ids) -> None:
+        self._keys = keys
+        self._log = log
+        self._clock = clock
+        self._ids = ids
+        self._audit_seen = 0
+
+    async def open(self) -> None:
+        """Read all keys; forget those that ended long ago. `LogCorruptError` where one is damaged.
+
+        The end of the audit stream is read first: what is changed meanwhile is read twice then,
+        never missed.
+        """
+        async with aclosing(self._log.streams(REGISTRY, AUDIT)) as streams:
+            heads = [info.head async for info in streams if info.stream == AUDIT]
+        async with aclosing(self._log.streams(REGISTRY, stream_of(""))) as streams:
+            names = [info.stream async for info in streams]
+        for name in names:
+            await self._read(name.removeprefix(stream_of("")))
+        self._audit_seen = heads[0] if heads else 0
+        now_ms = self._clock.unix_ms()
+        for key in self._keys.all():
+            ended_ms = key.ended_ms(now_ms)
+            if ended_ms is not None and now_ms - ended_ms > ENDED_KEPT_MS:
+                await self._forget(key.record.id)
+
+    async def ensure_operator(self, on_secret: OnSecret) -> None:
+        """Make a key for whoever owns this machine, unless one that manages all keys is left.
+
+        `on_secret` gets it before the log does: a key that nobody ever saw would lock all out.
+        """
+        now_ms = self._clock.unix_ms()
+        if any(is_usable_operator(key, now_ms) for key in self._keys.all()):
+            return
+        secret = self._ids.secret("mur")
+        on_secret("", secret)
+        record = KeyRecord(
+            id=self._ids.new("key"),
+            sha256=digest(secret),
+            tenant=OPERATOR_TENANT,
+            scopes=(EVERYTHING,),
+            created_ms=now_ms,
+            label="first key",
+        )
+        await self._append(None, CREATED, record, _audit(CREATED, record, None, at_ms=now_ms))
+
+    async def create(self, record: KeyRecord, by: Caller) -> Key:
+        """Add a key. `TooManyKeysError` when its tenant, or the server, has no room for it."""
+        await self._make_room(record.tenant)
+        facts: dict[str, Fact] = {
+            "label": record.label,
+            "scopes": list(record.scopes),
+            "lane": record.lane.value,
+            "expires_ms": record.expires_ms,
+            "requests_per_minute": record.requests_per_minute,
+            "burst": record.burst,
+        }
+        audit = _audit(CREATED, record, by, at_ms=record.created_ms, facts=facts)
+        return await self._append(None, CREATED, record, audit)
+
+    async def rotate(self, key: Key, *, secret: str, grace_ms: int, by: Caller) -> Key:
+        """Replace the secret; the old one is good for `grace_ms` more, older ones for none."""
+        now_ms = self._clock.unix_ms()
+        rotation = Rotation(digest(secret), now_ms, now_ms + grace_ms)
+        audit = _audit(ROTATED, key.record, by, at_ms=now_ms, facts={"grace_ms": grace_ms})
+        return await self._append(key, ROTATED, rotation, audit)
+
+    async def revoke(self, key: Key, *, by: Caller) -> Key:
+        """Withdraw a key with all its secrets; what runs with it ends at once."""
+        now_ms = self._clock.unix_ms()
+        audit = _audit(REVOKED, key.record, by, at_ms=now_ms)
+        return await self._append(key, REVOKED, Revocation(now_ms), audit)
+
+    async def catch_up(self) -> None:
+        """Learn what other servers have changed since the last time."""
+        changed: dict[str, str] = {}
+        seen = self._audit_seen
+        async with aclosing(self._log.read(REGISTRY, AUDIT, after=seen)) as entries:
+            async for entry in entries:
+                seen = entry.seq
+                changed[msgspec.json.decode(entry.body, type=Audit).key] = entry.kind
+        for key_id, last_kind in changed.items():
+            if last_kind != FORGOTTEN:
+                await self._read(key_id)
+            elif self._keys.get(key_id) is not None:
+                self._keys.drop(key_id)
+        self._audit_seen = seen
+
+    async def follow(self, events: EventLog) -> None:
+        """Catch up for ever; an outage of the log is noted once and outlasted."""
+        failed = False
+        while True:
+            await self._clock.sleep(FOLLOW_S)
+            try:
+                await self.catch_up()
+                failed = False
+            except MurmurateError as error:
+                if not failed:
+                    events.event("keys.unread", code=error.code, detail=error.detail)
+                failed = True
+
+    async def _read(self, key_id: str) -> None:
+        """Fold what is new in a key's stream, if there is any."""
+        key = self._keys.get(key_id)
+        after = 0 if key is None else key.seq
+        async with aclosing(self._log.read(REGISTRY, stream_of(key_id), after=after)) as entries:
+            async for entry in entries:
+                key = folded(key, seq=entry.seq, kind=entry.kind, body=entry.body)
+        if key is not None:
+            self._keys.put(key)
+
+    async def _make_room(self, tenant: str) -> None:
+        """Forget the tenant's key that ended first, if one more would be too many."""
+        own = [key for key in self._keys.all() if key.record.tenant == tenant]
+        if len(own) < KEYS_PER_TENANT_MAX and len(self._keys) < KEYS_MAX:
+            return
+        now_ms = self._clock.unix_ms()
+        ended = {key.record.id: end for key in own if (end := key.ended_ms(now_ms)) is not None}
+        if not ended:
+            full = len(own) >= KEYS_PER_TENANT_MAX
+            whose = f"tenant {tenant!r} has {len(own)} keys" if full else "there are as many keys"
+            raise TooManyKeysError(f"{whose}, as this service keeps: revoke one of this tenant's")
+        await self._forget(min(ended, key=ended.__getitem__))
+
+    async def _forget(self, key_id: str) -> None:
+        """Delete the stream of an ended key; the other servers hear of it."""
+        key = self._keys.get(key_id)
+        assert key is not None, "only keys at hand are forgotten"
+        audit = _audit(FORGOTTEN, key.record, None, at_ms=self._clock.unix_ms())
+        await self._log.append([Entry(REGISTRY, AUDIT, FORGOTTEN, msgspec.json.encode(audit))])
+        await self._log.forget(REGISTRY, stream_of(key_id))
+        self._keys.drop(key_id)
+
+    async def _append(
+        self, key: Key | None, kind: str, body: KeyRecord | Rotation | Revocation, audit: Audit
+    ) -> Key:
+        """Write a change and put it in force. `LogConflictError`: another server was faster."""
+        place: tuple[str, str] = (REGISTRY, stream_of(audit.key))
+        raw = msgspec.json.encode(body)
+        said = Entry(REGISTRY, AUDIT, kind, msgspec.json.encode(audit))
+        expected: dict[tuple[str, str], int] = {place: 0 if key is None else key.seq}
+        seqs = await self._log.append([Entry(*place, kind, raw), said], expected=expected)
+        changed = folded(key, seq=seqs[0], kind=kind, body=raw)
+        self._keys.put(changed)
+        return changed
+
+
+def _audit(
+    action: str,
+    record: KeyRecord,
+    by: Caller | None,
+    *,
+    at_ms: int,
+    facts: dict[str, Fact] | None = None,
+) -> Audit:
+    who = (None, None) if by is None else (by.key_id, by.tenant)
+    return Audit(action, record.id, record.tenant, *who, at_ms, facts or {})

@@ -1,0 +1,210 @@
+"""Every command, run with the key of another tenant against a real service.
+
+A new command without a case, or a reason why it needs none, fails the first test.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import pytest
+
+from murmurate.cli import main
+from tests.e2e.running import Running, running
+
+RULES = """
+tokens_per_s = 1000
+
+[[rules]]
+match = ".*"
+text = "one two three"
+"""
+CONFIG = """
+[models.plain]
+engine = "scripted"
+rules = "rules.toml"
+
+[knowledge.plans]
+folder = "plans"
+tenants = ["acme"]
+
+[agents.planner]
+model = "plain"
+knowledge = ["plans"]
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and all that it printed."""
+
+    exit_code: int
+    said: str
+
+    def refused(self, words: str) -> None:
+        assert self.exit_code == 1, self.said
+        assert words in self.said
+
+
+@dataclass(frozen=True)
+class Town:
+    """A service with the tenants acme and birch, and what acme has there."""
+
+    service: Running
+    keys: dict[str, dict[str, Any]]
+    session: str
+    trace: str
+
+    def run(self, who: str, *words: str, typed: str = "") -> Done:
+        """Run a command with somebody's key, in an empty folder."""
+        key = self.keys[who]["secret"]
+        empty = self.service.state.parent / "empty"
+        empty.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "murmurate", *words, "--url", self.service.url]
+        done = subprocess.run(
+            [*command, "--key", key, "--state", "none"],
+            input=typed,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=empty,
+        )
+        return Done(done.returncode, done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    folder = tmp_path_factory.mktemp("town")
+    (folder / "rules.toml").write_text(RULES)
+    (folder / "town.toml").write_text(CONFIG)
+    (folder / "plans").mkdir()
+    (folder / "plans" / "secret.md").write_text("# Plans\n\nThe vault opens at noon.\n")
+    with running(folder / "state", "--config", str(folder / "town.toml")) as service:
+        keys: dict[str, dict[str, Any]] = {}
+        for name in ("acme", "birch"):
+            body = {"label": f"{name}'s", "tenant": name, "scopes": ["*"]}
+            _, _, keys[name] = service.request("/api/keys", body)
+        status, headers, _ = service.request(
+            "/v1/chat/completions",
+            {"model": "planner", "messages": [{"role": "user", "content": "hi"}]},
+            {"authorization": f"Bearer {keys['acme']['secret']}", "x-murmurate-session": "new"},
+        )
+        assert status == 200
+        session, trace = headers["x-murmurate-session"], headers["x-murmurate-trace"]
+        yield Town(service, keys, session, trace)
+
+
+def asks(town: Town) -> None:
+    town.run("birch", "ask", "--model", "planner", "hi").refused("no chat model 'planner'")
+    assert "one two three" in town.run("acme", "ask", "--model", "planner", "hi").said
+
+
+def chats(town: Town) -> None:
+    done = town.run("birch", "chat", "--model", "plain", "--session", town.session, typed="hi\n")
+    assert f"there is no session '{town.session}'" in done.said
+    assert "one two three" not in done.said
+
+
+def ingests(town: Town) -> None:
+    named = ("ingest", "--collection", "plans")
+    town.run("birch", *named).refused("no collection 'plans'; there are: none")
+    file = str(town.service.state.parent / "plans" / "secret.md")
+    town.run("birch", "ingest", file).refused("no collection's folder has it")
+    everything = town.run("birch", "ingest", "--json")
+    assert (everything.exit_code, everything.said) == (0, "")
+    assert '"done"' in town.run("acme", *named, "--json").said
+
+
+def searches(town: Town) -> None:
+    named = ("search", "--collection", "plans", "when does the vault open?")
+    town.run("birch", *named).refused("no collection 'plans'; there are: none")
+    assert "vault" not in town.run("birch", "search", "when does the vault open?").said
+    assert "noon" in town.run("acme", *named).said
+
+
+def shows_knowledge(town: Town) -> None:
+    assert "plans" not in town.run("birch", "knowledge", "status").said
+    assert "plans" in town.run("acme", "knowledge", "status").said
+
+
+def traces(town: Town) -> None:
+    town.run("birch", "trace", town.trace).refused(f"there is no trace '{town.trace}'")
+    assert town.run("acme", "trace", town.trace).exit_code == 0
+
+
+def creates(town: Town) -> None:
+    town.run("birch", "keys", "create", "mine", "--tenant", "acme").refused("its own tenant only")
+    made = json.loads(town.run("birch", "keys", "create", "mine", "--json").said)
+    assert made["tenant"] == "birch"
+
+
+def lists(town: Town) -> None:
+    for options in ((), ("--tenant", "acme"), ("--json",)):
+        done = town.run("birch", "keys", "list", *options)
+        assert done.exit_code == 0
+        assert "acme" not in done.said
+        assert town.keys["acme"]["id"] not in done.said
+
+
+def rotates(town: Town) -> None:
+    key_id = town.keys["acme"]["id"]
+    town.run("birch", "keys", "rotate", key_id).refused(f"there is no key '{key_id}'")
+
+
+def revokes(town: Town) -> None:
+    key_id = town.keys["acme"]["id"]
+    town.run("birch", "keys", "revoke", key_id).refused(f"there is no key '{key_id}'")
+    assert town.run("acme", "keys", "list").exit_code == 0
+
+
+def examines(town: Town) -> None:
+    said = town.run("birch", "doctor", "--json").said
+    assert town.service.url in said
+    assert "acme" not in said
+    assert "plans" not in said
+
+
+CASES: dict[str, Callable[[Town], None] | str] = {
+    "up": "starts a service of its own and asks none",
+    "ask": asks,
+    "chat": chats,
+    "ingest": ingests,
+    "search": searches,
+    "knowledge status": shows_knowledge,
+    "trace": traces,
+    "keys create": creates,
+    "keys list": lists,
+    "keys rotate": rotates,
+    "keys revoke": revokes,
+    "doctor": examines,
+}
+
+
+def verbs(command: click.Command, name: str = "") -> Iterator[str]:
+    """Yield the commands that do something, by all their words."""
+    if not isinstance(command, click.Group):
+        yield name
+        return
+    context = click.Context(command)
+    for word in command.list_commands(context):
+        below = command.get_command(context, word)
+        assert below is not None
+        yield from verbs(below, f"{name} {word}".strip())
+
+
+def test_every_command_has_a_case_or_a_reason() -> None:
+    assert set(CASES) == set(verbs(main))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "verb", [verb for verb, case in CASES.items() if not isinstance(case, str)]
+)
+def test_nothing_of_another_tenant_is_printed_or_changed(town: Town, verb: str) -> None:
+    case = CASES[verb]
+    assert not isinstance(case, str)
+    case(town)

@@ -1,0 +1,283 @@
+"""Every route of the gateway, tried with what belongs to another tenant.
+
+A new route without a case here fails the first test.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from murmurate.core.ports import Entry
+from tests.isolation.town import Town, content
+
+Case = Callable[[Town], Awaitable[None]]
+
+ABSENT = "0" * 26
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+async def chats(town: Town) -> None:
+    """Agents, sessions, documents and cached answers stay with their tenant."""
+    begun = await town.chat("acme", "remember ACME-WORD", session="new")
+    session = begun.headers["x-murmurate-session"]
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "go on"}]}
+    answer = await town.same(
+        "birch",
+        "POST",
+        "/v1/chat/completions",
+        names=(session, f"sess_{ABSENT}"),
+        body=body,
+        headers={"x-murmurate-session": "{name}"},
+    )
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+    body["model"] = "{name}"
+    answer = await town.same(
+        "birch", "POST", "/v1/chat/completions", names=("planner", "nobodys"), body=body
+    )
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert "planner" not in answer.error["message"].replace("'planner' is served", "")
+    for who, name in (("birch", "filer"), ("birch", "porter"), ("acme", "planner")):
+        found = content(await town.chat(who, "plans?", model=name))
+        assert re.findall(r"the copy of (\w+)", found) == [who] * (2 if name == "planner" else 1)
+        assert "ACME-SECRET" in found or who == "birch"
+    again = content(await town.chat("acme", "remember ACME-WORD", session=session))
+    assert "ACME-WORD" in again
+
+
+async def embeddings(town: Town) -> None:
+    """Nothing is kept of them; the trace is the asker's."""
+    body = {"model": "minilm", "input": "ACME-WORD"}
+    answer = await town.call("acme", "POST", "/v1/embeddings", body)
+    place = f"/api/traces/{answer.headers['x-murmurate-trace']}"
+    assert (await town.call("acme", "GET", place)).status == 200
+    assert (await town.call("birch", "GET", place)).status == 404
+
+
+async def models(town: Town) -> None:
+    """The agents of another tenant are not listed."""
+    listed = (await town.call("birch", "GET", "/v1/models")).json()["data"]
+    names = [model["id"] for model in listed]
+    assert names == ["filer", "porter", "tiny", "minilm"]
+
+
+async def model(town: Town) -> None:
+    """Nor shown."""
+    names = ("planner", "nobodys")
+    answer = await town.same("birch", "GET", "/v1/models/{name}", names=names)
+    assert answer.status == 404
+    assert (await town.call("acme", "GET", "/v1/models/planner")).status == 200
+
+
+async def session(town: Town) -> None:
+    """A session is not found by others, and the same id in two tenants is two sessions."""
+    begun = await town.chat("acme", "remember ACME-WORD", session="new")
+    name = begun.headers["x-murmurate-session"]
+    names = (name, f"sess_{ABSENT}")
+    answer = await town.same("birch", "GET", "/api/sessions/{name}", names=names)
+    assert answer.status == 404
+    own = await town.chat("birch", "remember BIRCH-WORD", session="new")
+    theirs = f"session/{own.headers['x-murmurate-session']}"
+    entries = [entry async for entry in town.log.read("birch", theirs)]
+    stream = f"session/{name}"
+    await town.log.append([Entry("birch", stream, it.kind, it.body) for it in entries])
+    for who, word, other in (("acme", "ACME", "BIRCH"), ("birch", "BIRCH", "ACME")):
+        await town.chat(who, "and more", session=name)
+        shown = (await town.call(who, "GET", f"/api/sessions/{name}")).body.decode()
+        assert f"{word}-WORD" in shown
+        assert "and more" in shown
+        assert f"{other}-WORD" not in shown
+
+
+async def trace(town: Town) -> None:
+    """A trace is not found by others, and the same id in two tenants is two traces."""
+    first = (await town.chat("acme", "hi")).headers["x-murmurate-trace"]
+    answer = await town.same("birch", "GET", "/api/traces/{name}", names=(first, "0" * 31 + "7"))
+    assert answer.status == 404
+    joined = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+    await town.call("acme", "GET", "/v1/models", headers=joined)
+    await town.call("birch", "GET", "/api/knowledge", headers=joined)
+    for who, path in (("acme", "/v1/models"), ("birch", "/api/knowledge")):
+        spans = (await town.call(who, "GET", f"/api/traces/{TRACE}")).json()["spans"]
+        assert [span["attributes"]["path"] for span in spans] == [path]
+
+
+async def knowledge(town: Town) -> None:
+    """Each tenant sees its collections; who has none sees none."""
+    for who, own in (("acme", ["plans", "hours"]), ("operator", [])):
+        shown = (await town.call(who, "GET", "/api/knowledge")).json()["collections"]
+        assert [it["collection"] for it in shown] == own
+
+
+async def search(town: Town) -> None:
+    """Passages are the tenant's own copies, and no other's collection can be named."""
+    body = {"question": "plans?", "collections": ["{name}"]}
+    names = ("plans", "nobodys")
+    answer = await town.same("birch", "POST", "/api/search", names=names, body=body)
+    assert answer.status == 404
+    for who, other in (("acme", "birch"), ("birch", "acme")):
+        found = (await town.call(who, "POST", "/api/search", {"question": "plans?"})).body.decode()
+        assert f"the copy of {who}" in found
+        assert f"the copy of {other}" not in found
+        assert f"{other.upper()}-SECRET" not in found
+
+
+async def ingest(town: Town) -> None:
+    """The folder of another tenant is never read, neither by name nor with all others."""
+    body = {"collections": ["{name}"]}
+    names = ("plans", "nobodys")
+    answer = await town.same("birch", "POST", "/api/ingest", names=names, body=body)
+    assert answer.status == 404
+    answer = await town.same(
+        "birch", "POST", "/api/ingest", names=("acme", "nobodys"), body={"paths": ["/{name}/x.md"]}
+    )
+    assert answer.status == 404
+    town.shelves.index.clear()
+    assert (await town.call("birch", "POST", "/api/ingest")).status == 200
+    filled = {place for place, documents in town.shelves.index.items() if documents}
+    assert filled == {("birch", "files"), ("birch", "hours")}
+
+
+async def keys(town: Town) -> None:
+    """Lists hold the tenant's own keys."""
+    listed = (await town.call("birch", "GET", "/api/keys")).json()["keys"]
+    assert [key["id"] for key in listed] == ["key_birch"]
+
+
+async def new_key(town: Town) -> None:
+    """No key is made for another tenant, whether it exists or not."""
+    body = {"tenant": "{name}"}
+    answer = await town.same("birch", "POST", "/api/keys", names=("acme", "nobody"), body=body)
+    assert (answer.status, answer.error["code"]) == (403, "key.grant_too_wide")
+    listed = (await town.call("operator", "GET", "/api/keys")).json()["keys"]
+    assert len(listed) == 3
+
+
+async def key(town: Town) -> None:
+    """A key is not shown to others."""
+    answer = await town.same("birch", "GET", "/api/keys/{name}", names=("key_acme", "key_none"))
+    assert answer.status == 404
+
+
+async def key_gone(town: Town) -> None:
+    """Nor revoked by them."""
+    answer = await town.same("birch", "DELETE", "/api/keys/{name}", names=("key_acme", "key_none"))
+    assert answer.status == 404
+    assert (await town.call("acme", "GET", "/v1/models")).status == 200
+
+
+async def key_rotated(town: Town) -> None:
+    """Nor rotated by them."""
+    path, names = "/api/keys/{name}/rotate", ("key_acme", "key_none")
+    assert (await town.same("birch", "POST", path, names=names)).status == 404
+    assert (await town.call("acme", "GET", "/v1/models")).status == 200
+
+
+async def page_without_tenants(town: Town, path: str) -> str:
+    """What is open to everybody names no tenant and no id of theirs."""
+    begun = await town.chat("acme", "remember ACME-WORD", model="planner", session="new")
+    answer = await town.call(None, "GET", path)
+    assert answer.status == 200
+    page = answer.body.decode().lower()
+    for word in ("acme", "birch", "key_", "sess_", begun.headers["x-murmurate-trace"]):
+        assert word not in page
+    return page
+
+
+async def healthz(town: Town) -> None:
+    await page_without_tenants(town, "/healthz")
+
+
+async def readyz(town: Town) -> None:
+    page = await page_without_tenants(town, "/readyz")
+    assert not any(collection in page for collection in ("plans", "files", "hours"))
+
+
+async def metrics(town: Town) -> None:
+    await page_without_tenants(town, "/metrics")
+
+
+CASES: dict[tuple[str, str], Case] = {
+    ("POST", "/v1/chat/completions"): chats,
+    ("POST", "/v1/embeddings"): embeddings,
+    ("GET", "/v1/models"): models,
+    ("GET", "/v1/models/{id}"): model,
+    ("GET", "/api/sessions/{id}"): session,
+    ("GET", "/api/traces/{id}"): trace,
+    ("GET", "/api/knowledge"): knowledge,
+    ("POST", "/api/ingest"): ingest,
+    ("POST", "/api/search"): search,
+    ("GET", "/api/keys"): keys,
+    ("POST", "/api/keys"): new_key,
+    ("GET", "/api/keys/{id}"): key,
+    ("DELETE", "/api/keys/{id}"): key_gone,
+    ("POST", "/api/keys/{id}/rotate"): key_rotated,
+    ("GET", "/healthz"): healthz,
+    ("GET", "/readyz"): readyz,
+    ("GET", "/metrics"): metrics,
+}
+
+
+def test_every_route_has_a_case() -> None:
+    async def story() -> None:
+        app = (await Town().open()).service.app
+        routes = {(route.method, route.path) for route in app.routes}
+        assert set(CASES) == routes | {("GET", path) for path in app.open_paths}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("place", CASES, ids=" ".join)
+def test_nothing_of_another_tenant_comes_through(place: tuple[str, str]) -> None:
+    async def story() -> None:
+        await CASES[place](await Town().open())
+
+    asyncio.run(story())
+
+
+def test_the_same_question_of_two_tenants_is_answered_twice() -> None:
+    async def story() -> None:
+        town = await Town().open()
+        for model in ("tiny", "porter"):
+            first, again = [content(await town.chat("acme", "when?", model=model)) for _ in "12"]
+            assert first == again, "the cache works at all"
+            other = content(await town.chat("birch", "when?", model=model))
+            assert other.split(" to ")[0] != first.split(" to ")[0]
+
+    asyncio.run(story())
+
+
+def test_a_search_past_the_agents_finds_nothing_of_another_tenant() -> None:
+    async def story() -> None:
+        town = await Town().open()
+        search = town.service.collections.search
+        found = await search("birch", ["plans", "hours"], "plans office", limit=5)
+        assert {passage.collection for passage in found} == {"hours"}
+        version = town.service.collections.version
+        assert version("birch", ["plans"]) != version("acme", ["plans"])
+
+    asyncio.run(story())
+
+
+def test_events_name_no_tenant_and_no_key() -> None:
+    async def story() -> None:
+        town = await Town().open()
+        await town.chat("acme", "remember ACME-WORD", session="new")
+        await town.call("birch", "GET", "/api/keys/key_acme")
+        assert len(town.events.events) >= 2
+        said = str(town.events.events).lower()
+        assert "acme" not in said
+        assert "key_" not in said
+
+    asyncio.run(story())
+
+
+def test_one_tenant_that_is_too_fast_slows_no_other() -> None:
+    async def story() -> None:
+        town = await Town().open()
+        fast = [(await town.call("acme", "GET", "/v1/models")).status for _ in range(70)]
+        assert fast[-1] == 429
+        assert (await town.call("birch", "GET", "/v1/models")).status == 200
+
+    asyncio.run(story())
