@@ -140,6 +140,8 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
         limits=Limits(
             requests_max=config.server.requests_max,
             rate=Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst),
+            body_s=config.http.body_s,
+            write_s=config.http.unread_s,
         ),
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,

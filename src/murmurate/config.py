@@ -50,6 +50,22 @@ class ServerConfig(Section, frozen=True):
     drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 20.0
 
 
+class HttpConfig(Section, frozen=True):
+    """What a client may hold of the server before and beside being served."""
+
+    connections_max: Count = 4096
+    """At it, the connection that has waited longest without a request is closed for a new one."""
+    head_s: Amount = 10.0
+    """For the URL and the headers, from the connection or from their first bytes on a used one."""
+    head_bytes_max: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    headers_max: Count = 100
+    url_bytes_max: Annotated[int, Meta(ge=256)] = 8 * 1024
+    body_s: Amount = 30.0
+    unread_s: Amount = 30.0
+    """How long an answer may lie unread, without the client taking any of it."""
+    keep_alive_s: Amount = 75.0
+
+
 class Engine(StrEnum):
     """What runs a model."""
 
@@ -128,6 +144,7 @@ class Config(Section, frozen=True):
     """The whole platform."""
 
     server: ServerConfig = ServerConfig()
+    http: HttpConfig = HttpConfig()
     models: dict[str, ModelConfig] = msgspec.field(
         default_factory=lambda: {
             "tiny": ModelConfig(
@@ -165,6 +182,7 @@ class Config(Section, frozen=True):
 
 SECTIONS: Mapping[str, type[Section]] = {
     "server": ServerConfig,
+    "http": HttpConfig,
     "router": RouterConfig,
     "cache": CacheConfig,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from murmurate.core.errors import BodyTooLargeError, RequestTimeoutError
+from murmurate.core.errors import BodyTooLargeError, MediaTypeError, RequestTimeoutError
 from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange
 from tests.fakes import run_skipping_time, until
 from tests.gateway.client import Call
@@ -35,6 +35,36 @@ def test_reading_stops_at_the_bound_whatever_was_announced(announced: bytes) -> 
     with pytest.raises(BodyTooLargeError, match="over the limit of 3"):
         asyncio.run(exchange(call, [(b"content-length", announced)]).body(3))
     assert call.unread == [b"ef"]
+
+
+@pytest.mark.parametrize(
+    "kind", [b"application/json", b"Application/JSON; charset=UTF-8", b'text/json;charset="utf-8"']
+)
+def test_json_may_be_called_so(kind: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-encoding", b"identity")]
+    assert asyncio.run(exchange(Call([b"{}"]), headers).body(3)) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"content-type", b"text/plain"),
+        (b"content-type", b"application/x-www-form-urlencoded"),
+        (b"content-type", b"multipart/form-data; boundary=x"),
+        (b"content-type", b"application/jsonp"),
+        (b"content-type", b"application/json; charset=utf-16"),
+        (b"content-type", b"application/json, text/plain"),
+        (b"content-type", b""),
+        (b"content-type", b"\xff\xfe"),
+        (b"content-encoding", b"gzip"),
+        (b"content-encoding", b"identity, br"),
+    ],
+)
+def test_a_body_that_says_it_is_no_json_is_refused_unread(name: bytes, value: bytes) -> None:
+    call = Call([b"{}"])
+    with pytest.raises(MediaTypeError, match=r"content-(type|encoding)"):
+        asyncio.run(exchange(call, [(name, value)]).body(3))
+    assert call.unread == [b"{}"]
 
 
 def test_a_client_that_leaves_before_its_body_is_whole_is_gone() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from murmurate.core.errors import BodyTooLargeError, RequestTimeoutError
+from murmurate.core.errors import BodyTooLargeError, MediaTypeError, RequestTimeoutError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -19,6 +19,7 @@ LINES = (b"content-type", b"application/x-ndjson")
 
 BODY_S_MAX = 30.0
 WRITE_S_MAX = 30.0
+MEDIA_TYPES = (b"application/json", b"text/json")
 
 ABORT = "murmurate.abort"
 """The ASGI extension that drops a connection at once, with all that its client has not read."""
@@ -36,7 +37,13 @@ class Exchange:
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, write_s: float = WRITE_S_MAX
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        body_s: float = BODY_S_MAX,
+        write_s: float = WRITE_S_MAX,
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -47,6 +54,7 @@ class Exchange:
         self._in: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send_unbounded = send
+        self._body_s = body_s
         self._write_s = write_s
         self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
 
@@ -57,14 +65,16 @@ class Exchange:
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body.
 
-        `BodyTooLargeError` before more than the bound is read; `RequestTimeoutError` for a client
-        that never comes to an end: it would keep its place among the requests for ever.
+        `MediaTypeError` where it is announced as something else than JSON; `BodyTooLargeError`
+        before more than the bound is read; `RequestTimeoutError` for a client that never comes to
+        an end: it would keep its place among the requests for ever.
         """
+        check_media(self._in.get(b"content-type"), self._in.get(b"content-encoding"))
         try:
-            async with asyncio.timeout(BODY_S_MAX):
+            async with asyncio.timeout(self._body_s):
                 return await self._body(bytes_max)
         except TimeoutError as cause:
-            raise RequestTimeoutError(f"the body was not there after {BODY_S_MAX:g} s") from cause
+            raise RequestTimeoutError(f"the body was not there after {self._body_s:g} s") from cause
 
     async def _body(self, bytes_max: int) -> bytes:
         announced = self._in.get(b"content-length", b"0")
@@ -146,3 +156,19 @@ class Exchange:
             if self._abort is not None:
                 self._abort()
             raise ClientGoneError from cause
+
+
+def check_media(kind: bytes | None, coding: bytes | None) -> None:
+    """Refuse a body that says it is no JSON, or is compressed; one that says nothing may pass.
+
+    What a page may send anywhere without being asked (a form, plain text) is among those refused.
+    """
+    if coding is not None and coding.strip().lower() != b"identity":
+        raise MediaTypeError("content-encoding: the body must not be compressed")
+    if kind is None:
+        return
+    name, _, parameters = kind.lower().partition(b";")
+    parameters = parameters.replace(b" ", b"").replace(b'"', b"")
+    if name.strip() not in MEDIA_TYPES or parameters not in (b"", b"charset=utf-8"):
+        shown = kind[:100].decode("latin-1")
+        raise MediaTypeError(f"content-type {shown!r}: expected application/json, in UTF-8")

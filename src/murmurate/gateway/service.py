@@ -25,7 +25,15 @@ from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway.auth import Keys, check_place
 from murmurate.gateway.chat import error_body
 from murmurate.gateway.completions import Completions, Embeddings
-from murmurate.gateway.exchange import ClientGoneError, Exchange, Receive, Scope, Send
+from murmurate.gateway.exchange import (
+    BODY_S_MAX,
+    WRITE_S_MAX,
+    ClientGoneError,
+    Exchange,
+    Receive,
+    Scope,
+    Send,
+)
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
@@ -40,10 +48,12 @@ OpenHandler = Callable[[Exchange], Awaitable[None]]
 
 
 class Limits(Frozen, frozen=True):
-    """What the gateway takes: requests at a time in all, and per second for one key."""
+    """What the gateway takes: requests at a time, per second for one key, and how slow ones."""
 
     requests_max: int
     rate: Rate
+    body_s: float = BODY_S_MAX
+    write_s: float = WRITE_S_MAX
 
 
 class Gateway:
@@ -99,7 +109,8 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
-        exchange = Exchange(scope, receive, send)
+        limits = self._limits
+        exchange = Exchange(scope, receive, send, body_s=limits.body_s, write_s=limits.write_s)
         route = self._route(exchange.path)
         began_s = self._clock.now_s()
         self._in_flight += 1
