@@ -2,7 +2,7 @@
 
 import asyncio
 import stat
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,11 @@ class NoTraces:
 
 
 def platform(
-    *, well: bool = True, failures: int = 0, embedder: Any = None
+    *,
+    well: bool = True,
+    failures: int = 0,
+    embedder: Any = None,
+    troubles: Callable[[], Mapping[str, str]] = dict,
 ) -> tuple[compose.Platform, FakeClock, RecordingLog]:
     clock = FakeClock()
     ids = seeded_ids(clock)
@@ -88,6 +92,7 @@ def platform(
         library=None,  # type: ignore[arg-type] - the collections below need none
         embedder=embedder,
         sandbox=FakeSandbox(),
+        troubles=troubles,
     )
     documents: Any = Documents(failures)
     sessions = compose.chain(CONFIG, outside, documents, Metrics())
@@ -219,3 +224,20 @@ def test_agents_are_listed_before_models_and_embedders() -> None:
     service, _, _ = platform(embedder=object())
     assert list(service.models()) == ["clerk", "poet", "exact", "lively", "minilm"]
     assert list(service.chat_models()) == ["clerk", "poet", "exact", "lively"]
+
+
+def test_what_the_supervisor_says_of_a_process_stands_in_the_readiness(tmp_path: Path) -> None:
+    file = tmp_path / "troubles.json"
+    service, clock, _ = platform(troubles=lambda: compose.read_troubles(file))
+    clock.time_s += compose.READY_WAIT_S
+
+    def parts() -> dict[str, str]:
+        readiness = asyncio.run(service.readiness())
+        assert readiness.ready, "what does not need the process is served all the same"
+        return {k: v for k, v in readiness.parts.items() if k.startswith("process")}
+
+    assert parts() == {}
+    file.write_text('{"library": "ended 3 times within a minute: it exited with 1"}')
+    assert parts() == {"process library": "ended 3 times within a minute: it exited with 1"}
+    file.write_text("{half")
+    assert parts() == {}

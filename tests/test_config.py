@@ -83,7 +83,7 @@ def test_an_engine_with_rules_needs_only_them() -> None:
     ("raw", "words"),
     [
         # Unknown names.
-        ({"sever": {}}, "sever: no such section; expected one of server, http, router"),
+        ({"sever": {}}, "sever: no such section; expected one of server, http, workers, router"),
         (
             {"server": {"listn": 1}},
             "server: .*unknown field `listn`; expected one of listen, state",

@@ -46,6 +46,7 @@ from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
+from murmurate.fleet.ends import TROUBLES
 from murmurate.gateway.auth import REGISTRY, KeyRecord, Keys, digest, entry_of
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
@@ -94,6 +95,8 @@ class Outside:
     library: Library
     embedder: Embedder | None
     sandbox: Sandbox | None
+    troubles: Callable[[], Mapping[str, str]] = dict
+    """Which of our processes do not work now, and why."""
     close: Sequence[Callable[[], Any]] = ()
 
 
@@ -271,6 +274,8 @@ class Platform:
         for name, state in self._first_pass.items():
             parts[f"documents {name}"] = state
             ready = ready and (state != NOT_READ or not waiting)
+        # What does not need them is served all the same, so they are said and no reason to be not.
+        parts |= {f"process {name}": how for name, how in self._outside.troubles().items()}
         return Readiness(ready, parts)
 
     async def _engines_healthy(self) -> dict[str, bool]:
@@ -402,6 +407,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         library=library,
         embedder=library if _has_embedder() else None,
         sandbox=sandbox,
+        troubles=lambda: read_troubles(state / TROUBLES),
         close=(
             *(engine.close for engine in engines.values()),
             library.close,
@@ -411,6 +417,14 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
             events.close,
         ),
     )
+
+
+def read_troubles(path: Path) -> dict[str, str]:
+    """Return what the supervisor says of its processes; nothing where it says nothing."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return {}
 
 
 def _has_embedder() -> bool:

@@ -29,6 +29,7 @@ TOOLS = ("search", "calculate")
 Count = Annotated[int, Meta(ge=1)]
 Room = Annotated[int, Meta(ge=0)]
 """A bound at which zero means none at all."""
+Memory = Annotated[int, Meta(ge=64 * 1024**2, le=2**62)]
 Amount = Annotated[float, Meta(gt=0, le=1e9)]  # an upper end, as TOML has `inf` and `nan`
 
 _T = TypeVar("_T")
@@ -66,6 +67,17 @@ class HttpConfig(Section, frozen=True):
     keep_alive_s: Amount = 75.0
 
 
+class WorkersConfig(Section, frozen=True):
+    """What the other processes may take before they are ended and started again."""
+
+    start_s: Amount = 600.0
+    silence_s: Annotated[float, Meta(ge=3, le=1e9)] = 15.0
+    server_memory_bytes_max: Memory | None = 4 * 1024**3
+    library_memory_bytes_max: Memory | None = 4 * 1024**3
+    sandbox_memory_bytes_max: Memory | None = 1024**3
+    """For the worker and each of its interpreters."""
+
+
 class Engine(StrEnum):
     """What runs a model."""
 
@@ -90,6 +102,7 @@ class ModelConfig(Section, frozen=True):
     first_token_s: Amount = 60.0
     """How long the first token may take: a time-out for dead upstreams, not a target."""
     stall_s: Amount = 30.0
+    memory_bytes_max: Memory | None = None
 
 
 class AnswerStyle(StrEnum):
@@ -145,6 +158,7 @@ class Config(Section, frozen=True):
 
     server: ServerConfig = ServerConfig()
     http: HttpConfig = HttpConfig()
+    workers: WorkersConfig = WorkersConfig()
     models: dict[str, ModelConfig] = msgspec.field(
         default_factory=lambda: {
             "tiny": ModelConfig(
@@ -183,6 +197,7 @@ class Config(Section, frozen=True):
 SECTIONS: Mapping[str, type[Section]] = {
     "server": ServerConfig,
     "http": HttpConfig,
+    "workers": WorkersConfig,
     "router": RouterConfig,
     "cache": CacheConfig,
 }

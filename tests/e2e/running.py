@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +48,17 @@ class Running:
         finally:
             connection.close()
 
+    def workers(self, name: str) -> list[int]:
+        """Return the pids of the children of that kind, such as `engine`."""
+        wanted = f"murmurate.workers.{name}"
+        return [pid for pid in children_of(self.pid) if wanted in command_of(pid)]
+
     def worker(self, name: str) -> int:
         """Return the pid of a child, such as `server` or `engine`; waits until it is there."""
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s:
-            for pid in children_of(self.pid):
-                if f"murmurate.workers.{name}" in command_of(pid):
-                    return pid
+            if found := self.workers(name):
+                return found[0]
             time.sleep(0.01)
         raise AssertionError(f"no {name} process")
 
@@ -106,6 +110,14 @@ def up(
             env={**os.environ, **(environment or {})},
             cwd=state.parent,
         )
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something outside has become true."""
+    deadline_s = time.monotonic() + START_S
+    while not true():
+        assert time.monotonic() < deadline_s, "it did not become true in time"
+        time.sleep(0.02)
 
 
 def output_of(state: Path) -> str:

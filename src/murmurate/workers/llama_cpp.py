@@ -2,9 +2,9 @@
 
 import http.client
 import os
-import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from xllamacpp import CommonParams, Server  # pyright: ignore[reportAttributeAcc
 from murmurate.config import weights_path
 from murmurate.core.errors import ConfigError, EngineFailedError
 from murmurate.workers.boot import EngineBoot
-from murmurate.workers.lifeline import say_ready
+from murmurate.workers.lifeline import BEAT_S, beat, say_ready
 
 THREADS_MAX = 8
 """More threads than this wait for each other on memory more than they compute."""
@@ -59,7 +59,11 @@ def serve(boot: EngineBoot) -> None:
         )
     say_ready(name=boot.name)
     while server is not None:
-        signal.pause()
+        with suppress(OSError, http.client.HTTPException):
+            # Asked, not assumed: a server that is stuck must fall silent. Work does not delay it.
+            if _get(boot, "/health")[0] == 200:
+                beat()
+        time.sleep(BEAT_S)
 
 
 def parameters(boot: EngineBoot, weights: Path, cores: int) -> Any:  # noqa: ANN401 - has no stubs

@@ -27,7 +27,7 @@ from murmurate.core.errors import (
     MurmurateError,
 )
 from murmurate.workers.boot import ServerBoot
-from murmurate.workers.lifeline import EXIT_CONFIG, boot, say_ready
+from murmurate.workers.lifeline import EXIT_CONFIG, beating, boot, say_ready
 
 READY_POLL_S = 0.05
 EXIT_FAILED = 1
@@ -46,6 +46,7 @@ class Server(uvicorn.Server):
 
 async def main(message: ServerBoot) -> None:
     """Serve until SIGTERM, then finish what is under way and close everything in order."""
+    heart = asyncio.create_task(beating())
     try:
         service = await composed(message)
     except MurmurateError as error:
@@ -70,6 +71,7 @@ async def main(message: ServerBoot) -> None:
             task.cancel()
         await asyncio.gather(first_pass, announcing, return_exceptions=True)
         await compose.close(service.outside)
+        heart.cancel()
 
 
 def settings(config: Config, service: compose.Service) -> uvicorn.Config:
