@@ -1,7 +1,6 @@
 """A service with every kind of worker, impatient, for the tests that make its life hard."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,11 +44,10 @@ text = "one two three four five six seven eight nine ten eleven twelve"
 match = ".*"
 text = "I hear you"
 """
-DOCUMENT = (
-    "# Harbour\n\nThe lighthouse of Brack stands on the northern rock and was built in 1871.\n"
-)
+DOCUMENT = """# Harbour
 
-Started = Callable[..., AbstractContextManager[Running]]
+The lighthouse of Brack stands on the northern rock and was built in 1871.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

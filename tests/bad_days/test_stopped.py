@@ -48,8 +48,7 @@ def test_a_stopped_engine_ends_its_stream_with_an_error_and_is_replaced(hardy: R
         model="slow", messages=[{"role": "user", "content": "slow"}], stream=True
     )
     next(stream)
-    engines = [pid for pid in hardy.workers("engine")]
-    for pid in engines:
+    for pid in hardy.workers("engine"):
         os.kill(pid, signal.SIGSTOP)
     with pytest.raises(openai.APIError) as error:
         list(stream)
@@ -61,12 +60,15 @@ def test_a_stopped_engine_ends_its_stream_with_an_error_and_is_replaced(hardy: R
     until(lambda: hardy.request("/readyz")[0] == 200)
 
 
-def test_a_stopped_library_is_replaced_and_raw_models_answer_meanwhile(hardy: Running) -> None:
+def test_a_stopped_library_fails_its_searches_and_nothing_else(hardy: Running) -> None:
     question = "When was the lighthouse of Brack built?"
     with stopped(hardy, "library"), ThreadPoolExecutor(1) as threads:
         searching = threads.submit(ask, hardy, question, "assistant")
         assert ask(hardy, "are you there?") == "I hear you"
-        assert "1871" in searching.result(), "its search is made again by the new process"
+        with pytest.raises(openai.InternalServerError) as error:
+            searching.result()
+        assert (error.value.status_code, error.value.code) == (503, "worker.unreachable")
+        assert "1871" in ask(hardy, question, "assistant")
     wait_for_output(hardy.state, SILENT.format("library"))
 
 

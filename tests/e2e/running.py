@@ -34,11 +34,15 @@ class Running:
             base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=30
         )
 
+    def connection(self) -> http.client.HTTPConnection:
+        """Return a connection without headers of its own."""
+        return http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+
     def request(
         self, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], Any]:
         """Send a raw request; return status, headers and decoded JSON."""
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+        connection = self.connection()
         every = {"Authorization": f"Bearer {self.key}", **(headers or {})}
         sent = body if isinstance(body, bytes) or body is None else json.dumps(body)
         try:

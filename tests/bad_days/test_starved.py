@@ -1,0 +1,66 @@
+"""A process without the memory it needs dies again and again: the others go on, and it is said."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bad_days.conftest import configured
+from tests.e2e.running import Running, output_of, running, until, wait_for_output
+
+PROCESS = "process library"
+
+
+@pytest.fixture(scope="module")
+def starved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service whose library can never start."""
+    folder = tmp_path_factory.mktemp("starved")
+    little = "library_memory_bytes_max = 67_108_864"
+    with running(folder / "state", *configured(folder, workers=little)) as service:
+        until(lambda: "within a minute" in parts(service).get(PROCESS, ""))
+        yield service
+
+
+def parts(service: Running) -> dict[str, str]:
+    return service.request("/readyz")[2]["parts"]
+
+
+def test_what_needs_no_library_is_served(starved: Running) -> None:
+    assert starved.request("/readyz")[0] == 200
+    for model, words in (("slow", "I hear you"), ("assistant", "1035")):
+        answer = starved.client().chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "What is 23 * 45?"}]
+        )
+        assert words in (answer.choices[0].message.content or "")
+
+
+def test_a_search_is_refused_with_a_code(starved: Running) -> None:
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "Where is Brack?"}]}
+    status, headers, answer = starved.request("/v1/chat/completions", body)
+    assert (status, answer["error"]["code"]) == (503, "worker.unreachable")
+    assert "retry-after" in {name.lower() for name in headers}
+
+
+def test_readyz_and_doctor_say_which_and_its_last_words(starved: Running) -> None:
+    said = parts(starved)[PROCESS]
+    assert "it exited with" in said or "it was killed by signal" in said
+    assert "; its last words: " in said
+    command = [sys.executable, "-m", "murmurate", "doctor", "--json"]
+    command += [
+        "--state",
+        str(starved.state),
+        "--config",
+        str(starved.state.parent / "murmurate.toml"),
+    ]
+    found = json.loads(subprocess.run(command, capture_output=True, check=False, cwd="/").stdout)
+    [line] = [finding for finding in found if finding["about"].strip() == PROCESS]
+    assert line["verdict"] == "broken"
+    assert "its last words: " in line["detail"]
+
+
+def test_the_pauses_grow(starved: Running) -> None:
+    wait_for_output(starved.state, "; it is started again in 0.8 s")
+    assert "murmurate: engine" not in output_of(starved.state)
+    assert "murmurate: server" not in output_of(starved.state)
