@@ -6,11 +6,13 @@ import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import openai
 import pytest
 
-from tests.e2e.running import Running, until, wait_for_output
+from tests.bad_days.conftest import configured
+from tests.e2e.running import Running, is_alive, running, until, wait_for_output
 
 SILENT = "murmurate: {} had said nothing for"
 
@@ -100,3 +102,18 @@ def test_a_supervisor_that_was_stopped_ends_nobody_for_it(hardy: Running) -> Non
     hardy.kill("sandbox")  # it looks after them again
     del before["sandbox"]
     assert {name: hardy.worker(name) for name in before} == before
+
+
+def test_a_stopped_worker_does_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
+    options = configured(tmp_path)
+    with running(tmp_path / "state", *options) as service:
+        port = service.url.rpartition(":")[2]
+        pids = [service.worker(name) for name in ("server", "engine", "library", "sandbox")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(service.pid, signal.SIGKILL)
+        service.process.wait()
+        until(lambda: not any(is_alive(pid) for pid in pids))
+    (tmp_path / "state.ready").unlink()  # the killed one's
+    with running(tmp_path / "state", "--listen", f"127.0.0.1:{port}", *options) as service:
+        assert ask(service, "are you there?") == "I hear you"

@@ -8,7 +8,9 @@ heartbeat: a worker that is stopped or stuck falls silent, and is ended and star
 """
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -19,6 +21,7 @@ import msgspec
 _B = TypeVar("_B")
 
 BEAT_S = 1.0
+PR_SET_PDEATHSIG = 1
 EXIT_ORPHANED = 3
 EXIT_CONFIG = 2
 """The exit code of a fault that starting again can't mend; the supervisor doesn't try."""
@@ -26,10 +29,20 @@ EXIT_CONFIG = 2
 
 def boot(kind: type[_B]) -> _B:
     """Read the boot message, then watch the lifeline from a thread that needs no event loop."""
+    end_with_parent()
     message = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
     threading.Thread(target=_watch, name="lifeline", daemon=True).start()
     os.set_blocking(1, False)  # a supervisor that is stopped stops nobody else
     return message
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process when its supervisor is gone, even one that is stopped.
+
+    On Linux; elsewhere the lifeline is all there is, and a stopped process can't see its end.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def say_ready(**facts: str | int) -> None:
