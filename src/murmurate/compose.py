@@ -145,6 +145,7 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
             rate=Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst),
             body_s=config.http.body_s,
             write_s=config.http.unread_s,
+            bodies_bytes_max=config.http.bodies_bytes_max,
         ),
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,

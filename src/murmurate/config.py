@@ -62,6 +62,8 @@ class HttpConfig(Section, frozen=True):
     headers_max: Count = 100
     url_bytes_max: Annotated[int, Meta(ge=256)] = 8 * 1024
     body_s: Amount = 30.0
+    bodies_bytes_max: Annotated[int, Meta(ge=1024**2)] = 256 * 1024**2
+    """For the bodies of all requests under way together."""
     unread_s: Amount = 30.0
     """How long an answer may lie unread, without the client taking any of it."""
     keep_alive_s: Amount = 75.0

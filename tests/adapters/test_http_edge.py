@@ -313,6 +313,21 @@ def test_trailers_over_the_bound_of_a_head_end_the_request(run: Run) -> None:
     run(story)
 
 
+def test_what_stands_beside_a_chunk_has_an_end(run: Run) -> None:
+    async def read(exchange: Exchange) -> None:
+        await exchange.body(100)
+
+    async def story() -> None:
+        async with edge(read, head_bytes=1000) as served:
+            client = await served.connect(POST + CHUNKED + b"\r\n1;")
+            await soon(lambda: len(served.state.tasks) == 1)
+            client.writer.write(b"a" * 5000)
+            assert (await client.closed()).startswith(b"HTTP/1.1 431 ")
+            await soon(lambda: served.ended == ["gone"])
+
+    run(story)
+
+
 def test_a_body_may_be_larger_than_a_head(run: Run) -> None:
     async def echo(exchange: Exchange) -> None:
         size = len(await exchange.body(1_000_000))

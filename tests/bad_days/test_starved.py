@@ -1,9 +1,13 @@
 """A process without the memory it needs dies again and again: the others go on, and it is said."""
 
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +68,21 @@ def test_the_pauses_grow(starved: Running) -> None:
     wait_for_output(starved.state, "; it is started again in 0.8 s")
     assert "murmurate: engine" not in output_of(starved.state)
     assert "murmurate: server" not in output_of(starved.state)
+
+
+def test_a_process_that_cannot_be_started_now_is_started_later(hardy: Running) -> None:
+    soft, hard = resource.prlimit(hardy.pid, resource.RLIMIT_NOFILE)
+    files = len(list(Path(f"/proc/{hardy.pid}/fd").iterdir()))
+    resource.prlimit(hardy.pid, resource.RLIMIT_NOFILE, (files, hard))
+    try:
+        os.kill(hardy.worker("sandbox"), signal.SIGKILL)
+        wait_for_output(
+            hardy.state, "murmurate: sandbox could not be started (Too many open files)"
+        )
+        assert hardy.request("/v1/models")[0] == 200
+    finally:
+        resource.prlimit(hardy.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    answer = hardy.client().chat.completions.create(
+        model="assistant", messages=[{"role": "user", "content": "What is 23 * 45?"}]
+    )
+    assert "1035" in (answer.choices[0].message.content or "")

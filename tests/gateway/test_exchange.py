@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
-from murmurate.core.errors import BodyTooLargeError, MediaTypeError, RequestTimeoutError
-from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange
+from murmurate.core.errors import (
+    BodyTooLargeError,
+    MediaTypeError,
+    OverloadedError,
+    RequestTimeoutError,
+)
+from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange, Room
 from tests.fakes import run_skipping_time, until
 from tests.gateway.client import Call
 
@@ -65,6 +70,29 @@ def test_a_body_that_says_it_is_no_json_is_refused_unread(name: bytes, value: by
     with pytest.raises(MediaTypeError, match=r"content-(type|encoding)"):
         asyncio.run(exchange(call, [(name, value)]).body(3))
     assert call.unread == [b"{}"]
+
+
+def test_bodies_under_way_share_a_room_until_their_requests_are_over() -> None:
+    room = Room(5)
+
+    def shares(call: Call) -> Exchange:
+        scope = {"method": "POST", "path": "/", "headers": []}
+        return Exchange(scope, call.receive, call.send, room=room)
+
+    first, second, third = (
+        shares(Call([b"abc"])),
+        shares(Call([b"ab", b"c"])),
+        shares(Call([b"ab"])),
+    )
+    assert asyncio.run(first.body(10)) == b"abc"
+    with pytest.raises(OverloadedError, match="the bodies under way take 5 bytes") as full:
+        asyncio.run(second.body(10))
+    assert full.value.retry_s == 1
+    second.close()
+    assert asyncio.run(third.body(10)) == b"ab"
+    for exchange in (first, third, third):
+        exchange.close()
+    assert asyncio.run(shares(Call([b"abcde"])).body(10)) == b"abcde"
 
 
 def test_a_client_that_leaves_before_its_body_is_whole_is_gone() -> None:

@@ -26,11 +26,13 @@ from murmurate.gateway.auth import Keys, check_place
 from murmurate.gateway.chat import error_body
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
+    BODIES_BYTES_MAX,
     BODY_S_MAX,
     WRITE_S_MAX,
     ClientGoneError,
     Exchange,
     Receive,
+    Room,
     Scope,
     Send,
 )
@@ -54,6 +56,7 @@ class Limits(Frozen, frozen=True):
     rate: Rate
     body_s: float = BODY_S_MAX
     write_s: float = WRITE_S_MAX
+    bodies_bytes_max: int = BODIES_BYTES_MAX
 
 
 class Gateway:
@@ -83,6 +86,7 @@ class Gateway:
         self._meter = meter
         self._log = log
         self._buckets: dict[str, Bucket] = {}
+        self._room = Room(limits.bodies_bytes_max)
         self._in_flight = 0
         self._draining = False
         self._open: Mapping[str, OpenHandler] = {
@@ -109,8 +113,8 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
-        limits = self._limits
-        exchange = Exchange(scope, receive, send, body_s=limits.body_s, write_s=limits.write_s)
+        body_s, write_s = self._limits.body_s, self._limits.write_s
+        exchange = Exchange(scope, receive, send, body_s=body_s, write_s=write_s, room=self._room)
         route = self._route(exchange.path)
         began_s = self._clock.now_s()
         self._in_flight += 1
@@ -120,6 +124,7 @@ class Gateway:
         except ClientGoneError:
             exchange.status = CLIENT_GONE
         finally:
+            exchange.close()
             self._in_flight -= 1
             self._meter.in_flight(-1)
             self._account(exchange, route, self._clock.now_s() - began_s)

@@ -176,9 +176,13 @@ class Supervisor:
         for child in self._children:
             if child.due_s is None or child.due_s > now_s:
                 continue
-            everything = child.module == SERVER
-            child.start(None if everything else passed_on(os.environ), now_s)  # noqa: TID251
-            child.watch(self._selector)
+            environment = None if child.module == SERVER else passed_on(os.environ)  # noqa: TID251
+            try:
+                child.start(environment, now_s)
+            except OSError as cause:  # no process, file or memory to be had: later, perhaps
+                self._again(child, f"could not be started ({cause.strerror})")
+            else:
+                child.watch(self._selector)
 
     def _wait(self, wake: int) -> None:
         """Wait for a signal, a child's word, the next start that is due or a silence too long."""
@@ -245,7 +249,6 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Note who died, and when it is started again."""
-        now_s = self._clock.now_s()
         for child in self._children:
             if child.process is None or child.process.poll() is None:
                 continue
@@ -256,12 +259,17 @@ class Supervisor:
                 self._exit_code = EXIT_FAILED  # it has said why
                 self._stopping = True
                 continue
-            child.exits_s = [*recent(child.exits_s, now_s), now_s]
-            wait_s = delay_s(child.exits_s, now_s)
-            child.due_s = now_s + wait_s
-            child.end = told(end)
-            when = f"in {wait_s:.1f} s" if wait_s else "at once"
-            say(f"murmurate: {child.name} {child.end}; it is started again {when}\n".encode())
+            self._again(child, told(end))
+
+    def _again(self, child: Child, end: str) -> None:
+        """Note an end, say it, and when the child is started again."""
+        now_s = self._clock.now_s()
+        child.end = end
+        child.exits_s = [*recent(child.exits_s, now_s), now_s]
+        wait_s = delay_s(child.exits_s, now_s)
+        child.due_s = now_s + wait_s
+        when = f"in {wait_s:.1f} s" if wait_s else "at once"
+        say(f"murmurate: {child.name} {end}; it is started again {when}\n".encode())
 
     def _tell_troubles(self) -> None:
         """Leave for the server what does not work, and why: a dead process can't say it itself."""
@@ -271,7 +279,9 @@ class Supervisor:
             return
         self._told_troubles = troubles
         with suppress(OSError):  # a full disk: it is said on our standard error, too
-            write_private(self._state / TROUBLES, msgspec.json.encode(troubles))
+            fresh = self._state / f"{TROUBLES}.new"
+            fresh.write_bytes(msgspec.json.encode(troubles))  # a disk that hangs may not stop us
+            fresh.replace(self._state / TROUBLES)
 
     def _stop_all(self) -> None:
         """Let the server drain first: the others serve its last requests. Then end those."""
