@@ -229,6 +229,7 @@ class FakePlatform:
     chats: Sequence[str] = ("tiny",)
     embedders: Sequence[str] = ("minilm",)
     ready: bool = True
+    parts_here: dict[str, str] = field(default_factory=dict[str, str])
     traces: dict[tuple[str, str], list[Any]] = field(
         default_factory=dict[tuple[str, str], list[Any]]
     )
@@ -246,7 +247,8 @@ class FakePlatform:
         return self.chats
 
     async def readiness(self) -> Readiness:
-        return Readiness(self.ready, {"model tiny": "ready" if self.ready else "not reachable"})
+        parts = {"model tiny": "ready" if self.ready else "not reachable"}
+        return Readiness(self.ready, parts, self.parts_here)
 
     async def trace(self, tenant: str, trace_id: str) -> Sequence[Any]:
         return self._found(self.traces, tenant, trace_id)

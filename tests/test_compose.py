@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from murmurate import compose
@@ -15,6 +16,7 @@ from murmurate.config import parse
 from murmurate.core.errors import FolderMissingError, KeyInvalidError, NotFoundError
 from murmurate.core.ports import Entry
 from murmurate.core.types import Sampling
+from murmurate.fleet.ends import Trouble
 from murmurate.gateway.auth import REGISTRY
 from murmurate.observe.metrics import Metrics
 from murmurate.observe.spans import Recorder
@@ -76,7 +78,7 @@ def platform(
     well: bool = True,
     failures: int = 0,
     embedder: Any = None,
-    troubles: Callable[[], Mapping[str, str]] = dict,
+    troubles: Callable[[], Mapping[str, Trouble]] = dict,
 ) -> tuple[compose.Platform, FakeClock, RecordingLog]:
     clock = FakeClock()
     ids = seeded_ids(clock)
@@ -231,13 +233,19 @@ def test_what_the_supervisor_says_of_a_process_stands_in_the_readiness(tmp_path:
     service, clock, _ = platform(troubles=lambda: compose.read_troubles(file))
     clock.time_s += compose.READY_WAIT_S
 
-    def parts() -> dict[str, str]:
+    def parts() -> tuple[dict[str, str], dict[str, str]]:
         readiness = asyncio.run(service.readiness())
         assert readiness.ready, "what does not need the process is served all the same"
-        return {k: v for k, v in readiness.parts.items() if k.startswith("process")}
+        seen = {k: v for k, v in readiness.parts.items() if k.startswith("process")}
+        return seen, readiness.parts_here
 
-    assert parts() == {}
-    file.write_text('{"library": "ended 3 times within a minute: it exited with 1"}')
-    assert parts() == {"process library": "ended 3 times within a minute: it exited with 1"}
+    assert parts() == ({}, {})
+    troubles = {"library": Trouble("ended: it exited with 1", "no index"), "sandbox": Trouble("it")}
+    file.write_bytes(msgspec.json.encode(troubles))
+    how = "ended: it exited with 1"
+    assert parts() == (
+        {"process library": how, "process sandbox": "it"},
+        {"process library": f"{how}; its last words: no index"},
+    )
     file.write_text("{half")
-    assert parts() == {}
+    assert parts() == ({}, {})

@@ -46,7 +46,7 @@ from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
-from murmurate.fleet.ends import TROUBLES
+from murmurate.fleet.ends import TROUBLES, Trouble
 from murmurate.gateway.auth import REGISTRY, KeyRecord, Keys, digest, entry_of
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
@@ -95,7 +95,7 @@ class Outside:
     library: Library
     embedder: Embedder | None
     sandbox: Sandbox | None
-    troubles: Callable[[], Mapping[str, str]] = dict
+    troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     close: Sequence[Callable[[], Any]] = ()
 
@@ -276,8 +276,14 @@ class Platform:
             parts[f"documents {name}"] = state
             ready = ready and (state != NOT_READ or not waiting)
         # What does not need them is served all the same, so they are said and no reason to be not.
-        parts |= {f"process {name}": how for name, how in self._outside.troubles().items()}
-        return Readiness(ready, parts)
+        troubles = {f"process {name}": t for name, t in self._outside.troubles().items()}
+        parts |= {name: trouble.how for name, trouble in troubles.items()}
+        here = {
+            name: f"{trouble.how}; its last words: {trouble.words}"
+            for name, trouble in troubles.items()
+            if trouble.words
+        }
+        return Readiness(ready, parts, here)
 
     async def _engines_healthy(self) -> dict[str, bool]:
         """Ask our own engines, at most once a second: /readyz is open to everybody.
@@ -420,10 +426,10 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
     )
 
 
-def read_troubles(path: Path) -> dict[str, str]:
+def read_troubles(path: Path) -> dict[str, Trouble]:
     """Return what the supervisor says of its processes; nothing where it says nothing."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Trouble])
     except (OSError, msgspec.DecodeError):
         return {}
 

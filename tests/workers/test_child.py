@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from murmurate.fleet.ends import told
+from murmurate.fleet.ends import Trouble, told
 from murmurate.workers.child import WORDS_BYTES_MAX, Child
 from murmurate.workers.supervisor import passed_on, trouble
 
@@ -129,11 +129,11 @@ def test_one_crash_is_no_trouble_and_a_loop_is_one_though_it_comes_up(worker: Wo
     child.end, now_s = worker.bury(), 200.0
     assert trouble(child, now_s) is None
     child.exits_s = [now_s]
-    assert trouble(child, now_s) == "ended: it exited with 1; its last words: no index"
+    assert trouble(child, now_s) == Trouble("ended: it exited with 1", "no index")
     child.serves = True
     assert trouble(child, now_s) is None
     child.exits_s = [now_s - 2, now_s - 1, now_s]
-    assert trouble(child, now_s) == (
-        "ended 3 times within a minute: it exited with 1; its last words: no index"
+    assert trouble(child, now_s) == Trouble(
+        "ended 3 times within a minute: it exited with 1", "no index"
     )
     assert trouble(child, now_s + 61) is None

@@ -217,7 +217,7 @@ class HttpEdge(HttpToolsProtocol):
             self._stop(MalformedRequestError(wrong))
         self._edge.waiting.pop(self, None)
         super().on_headers_complete()
-        if parser.should_upgrade():
+        if parser.should_upgrade() and not self._should_upgrade():
             # There is nothing to upgrade to, and the parser reads no further request.
             self.cycle.keep_alive = False
         self._head_is_there()

@@ -22,6 +22,13 @@ class End(Frozen, frozen=True):
     """How long it had said nothing, where that is why it was killed by us."""
 
 
+class Trouble(Frozen, frozen=True):
+    """What is wrong with a process now: how it ended, and the last line that it wrote."""
+
+    how: str
+    words: str = ""
+
+
 def told(end: End) -> str:
     """Return what happened, to stand behind the process's name."""
     if end.silent_s is not None:

@@ -26,7 +26,7 @@ from murmurate.adapters.files import write_private
 from murmurate.config import Config, Engine, listen_address
 from murmurate.core.clock import Clock
 from murmurate.core.errors import AddressInUseError, ConfigError
-from murmurate.fleet.ends import TROUBLES, told
+from murmurate.fleet.ends import TROUBLES, Trouble, told
 from murmurate.fleet.pulse import Patience, deadline_s, overslept
 from murmurate.fleet.restart import LOOP_CRASHES, delay_s, recent
 from murmurate.workers.boot import EngineBoot, LibraryBoot, SandboxBoot, ServerBoot
@@ -74,7 +74,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._selector = selectors.DefaultSelector()
         self._patience = Patience(config.workers.start_s, config.workers.silence_s)
-        self._told_troubles: dict[str, str] | None = None
+        self._told_troubles: dict[str, Trouble] | None = None
         self._stopping = False
         self._announced = False
         self._exit_code = 0
@@ -274,7 +274,7 @@ class Supervisor:
     def _tell_troubles(self) -> None:
         """Leave for the server what does not work, and why: a dead process can't say it itself."""
         now_s = self._clock.now_s()
-        troubles = {c.name: words for c in self._children if (words := trouble(c, now_s))}
+        troubles = {c.name: what for c in self._children if (what := trouble(c, now_s))}
         if troubles == self._told_troubles:
             return
         self._told_troubles = troubles
@@ -318,14 +318,13 @@ def lossy(stream: TextIO) -> Generator[None]:
         os.close(nowhere)
 
 
-def trouble(child: Child, now_s: float) -> str | None:
+def trouble(child: Child, now_s: float) -> Trouble | None:
     """Return what is wrong with a process; a single crash that it came back from is nothing."""
     crashes = len(recent(child.exits_s, now_s))
     if not crashes or (child.serves and crashes < LOOP_CRASHES):
         return None
-    said = f"; its last words: {child.said}" if child.said else ""
     often = f"ended {crashes} times within a minute" if crashes > 1 else "ended"
-    return f"{often}: it {child.end}{said}"
+    return Trouble(f"{often}: it {child.end}", child.said)
 
 
 def open_files(wanted: int) -> None:
