@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from murmurate.workers.supervisor import open_files
 from tests.e2e.running import Running, running
 
 CONFIG = """
@@ -65,6 +66,12 @@ def configured(folder: Path, *, workers: str = "", more: str = "") -> tuple[str,
     file = folder / "murmurate.toml"
     file.write_text(CONFIG.format(folder=folder, workers=workers) + more)
     return "--config", str(file)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files() -> None:
+    """A thousand clients are a thousand files, here as well."""
+    open_files(4096)
 
 
 @pytest.fixture(scope="package")

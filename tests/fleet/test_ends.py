@@ -14,7 +14,10 @@ from murmurate.fleet.ends import WORDS_CHARS_MAX, End, last_words, told
         (End(-11), "was killed by signal 11"),
         (End(-9), "was killed by signal 9 (kill -9, or out of memory)"),
         (End(-9, is_system_short=True), "was killed by signal 9: the system was out of memory"),
-        (End(-6), "was killed by signal 6 (a fault of its own, or out of memory)"),
+        (
+            End(-6),
+            "was killed by signal 6 (a fault of its own, or out of memory: see memory_bytes_max)",
+        ),
         (End(-9, silent_s=15.2), "had said nothing for 15 s and was killed"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import os
 import selectors
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -137,3 +139,24 @@ def test_one_crash_is_no_trouble_and_a_loop_is_one_though_it_comes_up(worker: Wo
         "ended 3 times within a minute: it exited with 1", "no index"
     )
     assert trouble(child, now_s + 61) is None
+
+
+def test_a_supervisor_whose_words_nobody_reads_goes_on() -> None:
+    code = "from murmurate.workers.child import say\nfor _ in range(100): say(b'x' * 10_000)"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as speaker:
+        assert speaker.wait(PATIENCE_S) == 0  # a pipe takes 64 KB, and nobody has read any
+        assert speaker.stderr is not None
+        assert 0 < len(speaker.stderr.read()) < 1_000_000
+
+
+def test_files_are_opened_as_far_as_one_may() -> None:
+    code = (
+        "import resource; from murmurate.workers.supervisor import open_files\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200))\n"
+        "for wanted in (100, 50, 1000): open_files(wanted); "
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["(100, 200)", "(100, 200)", "(200, 200)"]

@@ -43,7 +43,7 @@ def _why(end: End) -> str:
         sure = end.is_system_short
         return ": the system was out of memory" if sure else " (kill -9, or out of memory)"
     if end.code == -signal.SIGABRT:
-        return " (a fault of its own, or out of memory)"
+        return " (a fault of its own, or out of memory: see memory_bytes_max)"
     return ""
 
 
