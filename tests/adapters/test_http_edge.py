@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -552,3 +553,61 @@ def test_each_part_of_a_head_has_its_own_bound(run: Run, sent: bytes, status: by
             assert not served.ended
 
     run(story)
+
+
+PIECES = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b" ",
+    b":",
+    b"\xff",
+    b"%00",
+    b"%",
+    b"chunked",
+    b"0\r\n\r\n",
+    b"-1",
+    b"content-length: 5\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"host: b\r\n",
+    b"HTTP/1.1",
+    b"connection: upgrade\r\nupgrade: h2c\r\n",
+    b"expect: 100-continue\r\n",
+    b"?",
+    b"//",
+    b"a" * 700,
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_requests_broken_at_random_are_answered_or_closed_and_never_a_fault(
+    run: Run, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    chance = random.Random(seed)
+
+    def broken() -> bytes:
+        whole = chance.choice([GET, POST + b"content-length: 3\r\n\r\nabc", POST + CHUNKED])
+        whole += chance.choice([b"", b"\r\n1\r\na\r\n0\r\n\r\n", GET])
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(whole))
+            whole = whole[:at] + chance.choice(PIECES) + whole[at + chance.choice([0, 0, 1, 5]) :]
+        return whole
+
+    async def echo(exchange: Exchange) -> None:
+        await exchange.answer(200, await exchange.body(1000))
+
+    async def story() -> None:
+        async with edge(echo, head_bytes=1000, url_bytes=500) as served:
+            for _ in range(40):
+                client = await served.connect(broken())
+                client.writer.write_eof()
+                answer = await client.closed()
+                assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
+                client.close()
+            await soon(lambda: not served.connections)
+            client = await served.connect(GET)
+            assert b"200 OK" in await client.answer()
+
+    run(story)
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]

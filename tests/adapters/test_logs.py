@@ -84,8 +84,10 @@ def test_what_libraries_log_becomes_an_event_without_their_texts() -> None:
         json.loads("my secret")
     except ValueError:
         logger.exception("Exception in application\n")
+    logger.error("Exception in callback Edge.data_received(b'my secret')\nhandle: <Handle 0x1>")
     logger.removeHandler(bridge)
-    (_, first), (_, second) = log.events
+    (_, first), (_, second), (_, third) = log.events
+    assert third == {"kind": "Exception in callback Edge.data_received", "left_out": 0}
     assert first == {"kind": "Invalid request from %s", "left_out": 0}
     assert second["kind"].startswith("Exception in application (JSONDecodeError at decoder.py:")
 

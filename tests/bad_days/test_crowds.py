@@ -150,6 +150,11 @@ def test_idle_connections_give_way_to_new_clients(narrow: Running) -> None:
     assert '"kind":"server.connections"' in events
 
 
+def test_more_slow_heads_than_connections_keep_nobody_out(narrow: Running) -> None:
+    with crowd(narrow, 100, SLOW_HEAD):
+        is_served(narrow)
+
+
 def test_a_flood_over_the_rate_is_refused_before_its_bodies_are_read(narrow: Running) -> None:
     with crowd(narrow, 20, head(narrow, 4_000_000)) as clients:
         answers = [answer(client) for client in clients[10:]]

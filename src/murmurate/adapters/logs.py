@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import traceback
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -15,7 +16,8 @@ FILE_BYTES_MAX = 16 * 1024 * 1024
 FILES_KEPT = 3
 SELDOM_S = 1.0
 KINDS_MAX = 64
-TEXT_CHARS_MAX = 500
+TEXT_CHARS_MAX = 200
+_PLAIN = re.compile(r"[\w %.,:-]*", re.ASCII)
 
 
 class JsonLog:
@@ -67,8 +69,8 @@ class Seldom:
 class Bridge(logging.Handler):
     """Hands what libraries log to our events, seldom and without their texts' details.
 
-    Only the message's pattern counts as its kind, so that a number in it makes no new one; of an
-    exception its type and place are told, as its words may quote a prompt.
+    Only the first plain words of the message's pattern count as its kind: what follows may be
+    anything, a prompt too. For the same reason an exception is told by its type and place.
     """
 
     def __init__(self, seldom: Seldom) -> None:
@@ -77,7 +79,8 @@ class Bridge(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record as an event named after its logger."""
-        kind = str(record.msg).partition("\n")[0][:TEXT_CHARS_MAX]
+        found = _PLAIN.match(str(record.msg))
+        kind = found[0].rstrip()[:TEXT_CHARS_MAX] if found else ""
         if record.exc_info and record.exc_info[1] is not None:
             kind += f" ({place_of(record.exc_info[1])})"
         self._seldom.event(record.name, kind)
