@@ -13,6 +13,7 @@ import pytest
 
 from tests.bad_days.conftest import configured
 from tests.e2e.running import Running, output_of, running, until, wait_for_output
+from tests.e2e.test_up import scripted
 
 PROCESS = "process library"
 
@@ -29,6 +30,16 @@ def starved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def parts(service: Running) -> dict[str, str]:
     return service.request("/readyz")[2]["parts"]
+
+
+def diagnosed(service: Running, process: str) -> str:
+    """Return what `doctor` says is broken about a process; empty when it says nothing of it."""
+    command = [sys.executable, "-m", "murmurate", "doctor", "--json", "--state", str(service.state)]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=service.state.parent)
+    found = json.loads(done.stdout)
+    lines = [finding for finding in found if finding["about"].strip() == process]
+    assert all(line["verdict"] == "broken" for line in lines)
+    return "\n".join(line["detail"] for line in lines)
 
 
 def test_what_needs_no_library_is_served(starved: Running) -> None:
@@ -86,3 +97,17 @@ def test_a_process_that_cannot_be_started_now_is_started_later(hardy: Running) -
         model="assistant", messages=[{"role": "user", "content": "What is 23 * 45?"}]
     )
     assert "1035" in (answer.choices[0].message.content or "")
+
+
+def test_doctor_says_why_there_is_no_server_any_more(tmp_path: Path) -> None:
+    with running(tmp_path / "state", *scripted(tmp_path)) as service:
+        for file in (tmp_path / "state").glob("truth.db*"):
+            file.write_bytes(b"this is no database " * 1000)
+        os.kill(service.worker("server"), signal.SIGKILL)
+        wait_for_output(service.state, "murmurate: server exited with 2; it is started again in")
+        said = diagnosed(service, "process server")
+        assert "within a minute: it exited with 2; its last words: murmurate: " in said
+        assert "truth.db" in said
+        os.kill(service.pid, signal.SIGKILL)
+        service.process.wait()
+        assert diagnosed(service, "process server") == "", "of a service that is no more"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from murmurate.core.errors import ConfigError, StateInUseError
-from murmurate.workers.state_lock import lock_state, owner
+from murmurate.workers.state_lock import is_locked, lock_state, owner
 
 HOLDER = """
 import pathlib, sys
@@ -56,3 +56,11 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("mine")
     with pytest.raises(ConfigError, match=r"server.state = .*: expected a folder"):
         lock_state(tmp_path / "state")
+
+
+def test_who_looks_takes_nothing(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    with lock_state(tmp_path):
+        assert is_locked(tmp_path)
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)

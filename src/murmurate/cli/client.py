@@ -36,6 +36,8 @@ class Server:
 
     url: str
     key: str
+    timeout_s: float = TIMEOUT_S
+    """How long it may be silent."""
 
     @property
     def address(self) -> str:
@@ -94,7 +96,7 @@ def send(
     sent = None if body is None else json.dumps(body)
     every = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
     try:
-        connection = kind(parts.netloc, timeout=TIMEOUT_S)
+        connection = kind(parts.netloc, timeout=server.timeout_s)
         connection.request(
             "GET" if sent is None else "POST", path, sent, {**every, **(headers or {})}
         )

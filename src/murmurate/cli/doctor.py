@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,11 +13,16 @@ import click
 
 from murmurate.cli.client import STRANGE, RefusedError, fetch, find, read, send
 from murmurate.cli.options import connected
+from murmurate.compose import read_troubles
 from murmurate.config import Engine, documents_path, explain, load, weights_path
 from murmurate.core.errors import MurmurateError
+from murmurate.fleet.ends import TROUBLES
+from murmurate.workers.state_lock import is_locked
 
 Verdict = Literal["ok", "missing", "broken", "setting"]
 MARKS = {"ok": "✓", "missing": "–", "broken": "✗", "setting": " "}
+
+ANSWER_S = 5.0
 
 PARTS = (
     ("xllamacpp", "local engine", "pip install murmurate"),
@@ -126,17 +131,28 @@ def state_folder(state: Path) -> Finding:
 def server(url: str | None, key: str | None, state: Path) -> list[Finding]:
     """Tell whether the server answers, and what its parts say."""
     try:
-        found = find(url, key, state)
+        # While a dead server is started again and again, its socket takes whoever comes.
+        found = replace(find(url, key, state), timeout_s=ANSWER_S)
         fetch(found, "/v1/models")
         parts = parts_of(read(send(found, "/readyz")))
     except MurmurateError as error:
-        return [Finding("server", "missing", error.detail, "murmurate up")]
+        return [Finding("server", "missing", error.detail, "murmurate up"), *processes(state)]
     return [
         Finding("server", "ok", found.url),
         *(
             Finding(f"  {name}", "ok" if state == "ready" else "broken", state)
             for name, state in parts.items()
         ),
+    ]
+
+
+def processes(state: Path) -> list[Finding]:
+    """Tell what the supervisor says of its processes, where the server can't say it any more."""
+    if not is_locked(state):
+        return []
+    return [
+        Finding(f"process {name}", "broken", f"{trouble.how}; its last words: {trouble.words}")
+        for name, trouble in read_troubles(state / TROUBLES).items()
     ]
 
 

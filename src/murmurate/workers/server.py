@@ -46,13 +46,13 @@ class Server(uvicorn.Server):
 
 async def main(message: ServerBoot) -> None:
     """Serve until SIGTERM, then finish what is under way and close everything in order."""
-    heart = asyncio.create_task(beating())
     try:
         service = await composed(message)
     except MurmurateError as error:
         end(error.detail, EXIT_CONFIG if isinstance(error, LASTING) else EXIT_FAILED)
     except OSError as cause:  # such as a full disk, or a file of somebody else's in the folder
         end(f"{cause.filename or message.state}: {cause.strerror or cause}", EXIT_CONFIG)
+    heart = asyncio.create_task(beating())  # from here on nothing may keep the loop for long
     listening = socket.socket(fileno=message.listening)
     server = Server(settings(message.config, service))
 

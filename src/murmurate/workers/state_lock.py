@@ -45,3 +45,15 @@ def owner(lock: IO[bytes]) -> str:
     lock.seek(0)
     pid = lock.read(20).strip()
     return f" (process {pid.decode()})" if pid.isdigit() else ""
+
+
+def is_locked(state: Path) -> bool:
+    """Tell whether a supervisor has the folder now."""
+    try:
+        with (state / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
