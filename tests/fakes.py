@@ -246,6 +246,7 @@ class FakePlatform:
     embedders: Sequence[str] = ("minilm",)
     own_chats: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     ready: bool = True
+    parts_here: dict[str, str] = field(default_factory=dict[str, str])
     traces: dict[tuple[str, str], list[Any]] = field(
         default_factory=dict[tuple[str, str], list[Any]]
     )
@@ -263,7 +264,8 @@ class FakePlatform:
         return [*self.chats, *self.own_chats.get(tenant, ())]
 
     async def readiness(self) -> Readiness:
-        return Readiness(self.ready, {"model tiny": "ready" if self.ready else "not reachable"})
+        parts = {"model tiny": "ready" if self.ready else "not reachable"}
+        return Readiness(self.ready, parts, self.parts_here)
 
     async def trace(self, tenant: str, trace_id: str) -> Sequence[Any]:
         return self._found(self.traces, tenant, trace_id)

@@ -2,11 +2,12 @@
 
 import asyncio
 import stat
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from murmurate import compose
@@ -22,6 +23,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ports import Entry
 from murmurate.core.types import Sampling
+from murmurate.fleet.ends import Trouble
 from murmurate.gateway.keys import REGISTRY, digest
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.knowledge.service import CollectionStatus
@@ -116,7 +118,11 @@ class NoTraces:
 
 
 def platform(
-    *, well: bool = True, failures: int = 0, embedder: Any = None
+    *,
+    well: bool = True,
+    failures: int = 0,
+    embedder: Any = None,
+    troubles: Callable[[], Mapping[str, Trouble]] = dict,
 ) -> tuple[compose.Platform, FakeClock, RecordingLog]:
     clock = FakeClock()
     ids = seeded_ids(clock)
@@ -132,6 +138,7 @@ def platform(
         library=None,  # type: ignore[arg-type] - the collections below need none
         embedder=embedder,
         sandbox=FakeSandbox(),
+        troubles=troubles,
     )
     documents: Any = Documents(failures)
     sessions = compose.chain(CONFIG, outside, documents, Metrics())
@@ -449,3 +456,26 @@ def test_the_first_pass_reads_a_collection_for_each_of_its_tenants() -> None:
         assert sorted(documents.synced) == [("acme", "docs"), ("acme", "ours"), ("default", "docs")]
 
     asyncio.run(story())
+
+
+def test_what_the_supervisor_says_of_a_process_stands_in_the_readiness(tmp_path: Path) -> None:
+    file = tmp_path / "troubles.json"
+    service, clock, _ = platform(troubles=lambda: compose.read_troubles(file))
+    clock.time_s += compose.READY_WAIT_S
+
+    def parts() -> tuple[dict[str, str], dict[str, str]]:
+        readiness = asyncio.run(service.readiness())
+        assert readiness.ready, "what does not need the process is served all the same"
+        seen = {k: v for k, v in readiness.parts.items() if k.startswith("process")}
+        return seen, readiness.parts_here
+
+    assert parts() == ({}, {})
+    troubles = {"library": Trouble("ended: it exited with 1", "no index"), "sandbox": Trouble("it")}
+    file.write_bytes(msgspec.json.encode(troubles))
+    how = "ended: it exited with 1"
+    assert parts() == (
+        {"process library": how, "process sandbox": "it"},
+        {"process library": f"{how}; its last words: no index"},
+    )
+    file.write_text("{half")
+    assert parts() == ({}, {})

@@ -134,7 +134,7 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
     ("raw", "words"),
     [
         # Unknown names.
-        ({"sever": {}}, "sever: no such section; expected one of server, router"),
+        ({"sever": {}}, "sever: no such section; expected one of server, http, workers, router"),
         (
             {"server": {"listn": 1}},
             "server: .*unknown field `listn`; expected one of listen, state",

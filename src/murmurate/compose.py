@@ -49,6 +49,7 @@ from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
+from murmurate.fleet.ends import TROUBLES, Trouble
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
@@ -103,6 +104,8 @@ class Outside:
     library: Library
     embedder: Embedder | None
     sandbox: Sandbox | None
+    troubles: Callable[[], Mapping[str, Trouble]] = dict
+    """Which of our processes do not work now, and why."""
     close: Sequence[Callable[[], Any]] = ()
 
 
@@ -131,8 +134,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
     )
     sessions = chain(config, outside, collections, metrics)
     platform = Platform(config, outside, sessions, collections)
-    limit = config.limits["default"]
-    rate = Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst)
+    limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     app = Gateway(
@@ -150,13 +152,13 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         Administration(
             opened.keys,
             opened.registry,
-            rate=rate,
+            rate=limits.rate,
             clock=outside.clock,
             ids=outside.ids,
             on_secret=opened.on_secret,
         ),
         keys=opened.keys,
-        limits=Limits(requests_max=config.server.requests_max, rate=rate),
+        limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
         ids=outside.ids,
@@ -165,6 +167,18 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         log=outside.events,
     )
     return Service(app, platform, collections, metrics, outside, opened)
+
+
+def limits_of(config: Config) -> Limits:
+    """Return what a client may ask of the gateway at most."""
+    limit = config.limits["default"]
+    return Limits(
+        requests_max=config.server.requests_max,
+        rate=Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst),
+        body_s=config.http.body_s,
+        write_s=config.http.unread_s,
+        bodies_bytes_max=config.http.bodies_bytes_max,
+    )
 
 
 def source_of(knowledge: KnowledgeConfig) -> Source:
@@ -305,7 +319,15 @@ class Platform:
             elif parts.get(OTHER_DOCUMENTS, READY) == READY:  # anybody may read this: no names
                 parts[OTHER_DOCUMENTS] = state if state in {READY, NOT_READ} else NOT_READABLE
             ready = ready and (state != NOT_READ or not waiting)
-        return Readiness(ready, parts)
+        # What does not need them is served all the same, so they are said and no reason to be not.
+        troubles = {f"process {name}": t for name, t in self._outside.troubles().items()}
+        parts |= {name: trouble.how for name, trouble in troubles.items()}
+        here = {
+            name: f"{trouble.how}; its last words: {trouble.words}"
+            for name, trouble in troubles.items()
+            if trouble.words
+        }
+        return Readiness(ready, parts, here)
 
     async def _engines_healthy(self) -> dict[str, bool]:
         """Ask our own engines, at most once a second: /readyz is open to everybody.
@@ -518,6 +540,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         library=library,
         embedder=library if _has_embedder(config.embeddings) else None,
         sandbox=sandbox,
+        troubles=lambda: read_troubles(state / TROUBLES),
         close=(
             *(engine.close for engine in engines.values()),
             library.close,
@@ -527,6 +550,14 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
             events.close,
         ),
     )
+
+
+def read_troubles(path: Path) -> dict[str, Trouble]:
+    """Return what the supervisor says of its processes; nothing where it says nothing."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Trouble])
+    except (OSError, msgspec.DecodeError):
+        return {}
 
 
 def _has_embedder(embeddings: EmbeddingsConfig) -> bool:

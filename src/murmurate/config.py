@@ -34,6 +34,7 @@ SECRET_CHARS_MIN = 8
 Count = Annotated[int, Meta(ge=1)]
 Room = Annotated[int, Meta(ge=0)]
 """A bound at which zero means none at all."""
+Memory = Annotated[int, Meta(ge=64 * 1024**2, le=2**62)]
 Amount = Annotated[float, Meta(gt=0, le=1e9)]  # an upper end, as TOML has `inf` and `nan`
 
 _T = TypeVar("_T")
@@ -53,6 +54,35 @@ class ServerConfig(Section, frozen=True):
     body_bytes_max: Count = 4 * 1024 * 1024
     requests_max: Count = 1024
     drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 20.0
+
+
+class HttpConfig(Section, frozen=True):
+    """What a client may hold of the server before and beside being served."""
+
+    connections_max: Count = 4096
+    """At it, the connection that has waited longest without a request is closed for a new one."""
+    head_s: Amount = 10.0
+    """For the URL and the headers, from the connection or from their first bytes on a used one."""
+    head_bytes_max: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    headers_max: Count = 100
+    url_bytes_max: Annotated[int, Meta(ge=256)] = 8 * 1024
+    body_s: Amount = 30.0
+    bodies_bytes_max: Annotated[int, Meta(ge=1024**2)] = 256 * 1024**2
+    """For the bodies of all requests under way together."""
+    unread_s: Amount = 30.0
+    """How long an answer may lie unread, without the client taking any of it."""
+    keep_alive_s: Amount = 75.0
+
+
+class WorkersConfig(Section, frozen=True):
+    """What the other processes may take before they are ended and started again."""
+
+    start_s: Amount = 600.0
+    silence_s: Annotated[float, Meta(ge=3, le=1e9)] = 15.0
+    server_memory_bytes_max: Memory | None = 4 * 1024**3
+    library_memory_bytes_max: Memory | None = 4 * 1024**3
+    sandbox_memory_bytes_max: Memory | None = 1024**3
+    """For the worker and each of its interpreters."""
 
 
 class Engine(StrEnum):
@@ -85,6 +115,7 @@ class ModelConfig(Section, frozen=True):
     first_token_s: Amount = 60.0
     """How long the first token may take: a time-out for dead upstreams, not a target."""
     stall_s: Amount = 30.0
+    memory_bytes_max: Memory | None = None
 
 
 class EmbeddingsEngine(StrEnum):
@@ -190,6 +221,8 @@ class Config(Section, frozen=True):
     """The whole platform."""
 
     server: ServerConfig = ServerConfig()
+    http: HttpConfig = HttpConfig()
+    workers: WorkersConfig = WorkersConfig()
     models: dict[str, ModelConfig] = msgspec.field(
         default_factory=lambda: {
             "tiny": ModelConfig(
@@ -228,6 +261,8 @@ class Config(Section, frozen=True):
 
 SECTIONS: Mapping[str, type[Section]] = {
     "server": ServerConfig,
+    "http": HttpConfig,
+    "workers": WorkersConfig,
     "router": RouterConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,

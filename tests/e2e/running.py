@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +34,15 @@ class Running:
             base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=30
         )
 
+    def connection(self) -> http.client.HTTPConnection:
+        """Return a connection without headers of its own."""
+        return http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+
     def request(
         self, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], Any]:
         """Send a raw request; return status, headers and decoded JSON."""
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+        connection = self.connection()
         every = {"Authorization": f"Bearer {self.key}", **(headers or {})}
         sent = body if isinstance(body, bytes) or body is None else json.dumps(body)
         try:
@@ -48,13 +52,17 @@ class Running:
         finally:
             connection.close()
 
+    def workers(self, name: str) -> list[int]:
+        """Return the pids of the children of that kind, such as `engine`."""
+        wanted = f"murmurate.workers.{name}"
+        return [pid for pid in children_of(self.pid) if wanted in command_of(pid)]
+
     def worker(self, name: str) -> int:
         """Return the pid of a child, such as `server` or `engine`; waits until it is there."""
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s:
-            for pid in children_of(self.pid):
-                if f"murmurate.workers.{name}" in command_of(pid):
-                    return pid
+            if found := self.workers(name):
+                return found[0]
             time.sleep(0.01)
         raise AssertionError(f"no {name} process")
 
@@ -106,6 +114,14 @@ def up(
             env={**os.environ, **(environment or {})},
             cwd=state.parent,
         )
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something outside has become true."""
+    deadline_s = time.monotonic() + START_S
+    while not true():
+        assert time.monotonic() < deadline_s, "it did not become true in time"
+        time.sleep(0.02)
 
 
 def output_of(state: Path) -> str:

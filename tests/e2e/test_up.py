@@ -97,7 +97,8 @@ def test_a_taken_port_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
 def test_a_state_folder_belongs_to_one_service(service: Running) -> None:
     second = up(service.state)
     assert second.wait(30) == 1
-    assert "another murmurate runs on" in output_of(service.state)
+    line = output_of(service.state)
+    assert f"another murmurate (process {service.pid}) runs on {service.state}: stop it" in line
     assert service.request("/healthz")[0] == 200
 
 
@@ -340,5 +341,6 @@ def test_a_worker_that_dies_again_and_again_is_started_with_growing_pauses(
     with running(state, *scripted(tmp_path)) as service:
         for when in ("at once", "in 0.1 s", "in 0.2 s"):
             service.kill("sandbox")
-            line = f"murmurate: sandbox was killed by signal 9; it is started again {when}\n"
+            how = "was killed by signal 9 (kill -9, or out of memory)"
+            line = f"murmurate: sandbox {how}; it is started again {when}\n"
             wait_for_output(state, line)

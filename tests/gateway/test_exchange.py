@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
-from murmurate.core.errors import BodyTooLargeError, RequestTimeoutError
-from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange
+from murmurate.core.errors import (
+    BodyTooLargeError,
+    MediaTypeError,
+    OverloadedError,
+    RequestTimeoutError,
+)
+from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange, Room
 from tests.fakes import run_skipping_time, until
 from tests.gateway.client import Call
 
@@ -35,6 +40,59 @@ def test_reading_stops_at_the_bound_whatever_was_announced(announced: bytes) -> 
     with pytest.raises(BodyTooLargeError, match="over the limit of 3"):
         asyncio.run(exchange(call, [(b"content-length", announced)]).body(3))
     assert call.unread == [b"ef"]
+
+
+@pytest.mark.parametrize(
+    "kind", [b"application/json", b"Application/JSON; charset=UTF-8", b'text/json;charset="utf-8"']
+)
+def test_json_may_be_called_so(kind: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-encoding", b"identity")]
+    assert asyncio.run(exchange(Call([b"{}"]), headers).body(3)) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"content-type", b"text/plain"),
+        (b"content-type", b"application/x-www-form-urlencoded"),
+        (b"content-type", b"multipart/form-data; boundary=x"),
+        (b"content-type", b"application/jsonp"),
+        (b"content-type", b"application/json; charset=utf-16"),
+        (b"content-type", b"application/json, text/plain"),
+        (b"content-type", b""),
+        (b"content-type", b"\xff\xfe"),
+        (b"content-encoding", b"gzip"),
+        (b"content-encoding", b"identity, br"),
+    ],
+)
+def test_a_body_that_says_it_is_no_json_is_refused_unread(name: bytes, value: bytes) -> None:
+    call = Call([b"{}"])
+    with pytest.raises(MediaTypeError, match=r"content-(type|encoding)"):
+        asyncio.run(exchange(call, [(name, value)]).body(3))
+    assert call.unread == [b"{}"]
+
+
+def test_bodies_under_way_share_a_room_until_their_requests_are_over() -> None:
+    room = Room(5)
+
+    def shares(call: Call) -> Exchange:
+        scope = {"method": "POST", "path": "/", "headers": []}
+        return Exchange(scope, call.receive, call.send, room=room)
+
+    first, second, third = (
+        shares(Call([b"abc"])),
+        shares(Call([b"ab", b"c"])),
+        shares(Call([b"ab"])),
+    )
+    assert asyncio.run(first.body(10)) == b"abc"
+    with pytest.raises(OverloadedError, match="the bodies under way take 5 bytes") as full:
+        asyncio.run(second.body(10))
+    assert full.value.retry_s == 1
+    second.close()
+    assert asyncio.run(third.body(10)) == b"ab"
+    for exchange in (first, third, third):
+        exchange.close()
+    assert asyncio.run(shares(Call([b"abcde"])).body(10)) == b"abcde"
 
 
 def test_a_client_that_leaves_before_its_body_is_whole_is_gone() -> None:

@@ -149,3 +149,23 @@ def test_metrics_are_closed_to_other_machines() -> None:
     answer = House().get("/metrics", client="192.168.7.7")
     assert answer.status == 403
     assert answer.error["code"] == "forbidden"
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "is_told"),
+    [
+        ("127.0.0.1", {"host": "localhost:8080"}, True),
+        ("::1", {"host": "[::1]:8080"}, True),
+        ("192.168.7.7", {"host": "localhost"}, False),
+        ("127.0.0.1", {"host": "evil.example"}, False),
+        ("127.0.0.1", {"host": "localhost", "origin": "https://evil.example"}, False),
+    ],
+)
+def test_what_may_quote_files_is_told_on_this_machine_only(
+    client: str, headers: dict[str, str], is_told: bool
+) -> None:
+    said = "ended: it exited with 1; its last words: secret.md"
+    house = House(platform=FakePlatform(parts_here={"process library": said}))
+    parts = house.get("/readyz", headers=headers, client=client).json()["parts"]
+    assert ("process library" in parts) == is_told
+    assert house.get("/metrics", headers=headers, client=client).status == (200 if is_told else 403)

@@ -130,6 +130,19 @@ def test_a_wall_clock_that_was_set_is_followed_by_the_next_request() -> None:
     assert two.start_unix_ns / 1e6 == pytest.approx(START_MS + 3_600_010, abs=1)
 
 
+def test_the_spans_of_a_request_line_up_though_the_wall_clock_is_set_meanwhile() -> None:
+    recorded = Recorded()
+    with recorded.tracer.span(REMOTE, "request", tenant="acme") as root:
+        recorded.clock.wall_ms -= 3_600_000
+        with recorded.tracer.span(REMOTE, "another request", tenant="acme"):
+            recorded.clock.pass_ms(10)
+        with recorded.tracer.span(root.ref, "model"):
+            recorded.clock.pass_ms(10)
+    another, model, request = recorded.spans
+    assert another.start_unix_ns / 1e6 == pytest.approx(START_MS - 3_600_000, abs=1)
+    assert (model.start_unix_ns - request.start_unix_ns) / 1e6 == pytest.approx(10, abs=0.1)
+
+
 def test_a_reference_travels_as_a_plain_place_in_a_trace() -> None:
     recorded = Recorded()
     with recorded.tracer.span(REMOTE, "request", tenant="acme") as root:

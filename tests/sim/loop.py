@@ -6,12 +6,17 @@ generators that were left for the garbage collector to close.
 """
 
 import asyncio
+import random
 from asyncio import base_events
 from collections.abc import AsyncGenerator
 from typing import Any
 
 UNIX_MS_AT_0 = 1_700_000_000_000
 DAY_S = 86_400.0
+STEADY_SHARE = 0.5
+STEP_SHARE = 0.005
+STEPS_MS = (-31_536_000_000, -3_600_000, -700, 0, 700, 3_600_000, 31_536_000_000)
+"""How far a wall clock that somebody has set is off: a year, an hour, less than a second."""
 
 
 class DeadlockError(Exception):
@@ -82,15 +87,20 @@ def _note_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 class VirtualClock:
-    """The `Clock` of a virtual loop."""
+    """The `Clock` of a virtual loop; in half of the runs somebody sets its wall clock at times."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    def __init__(self, loop: VirtualLoop, chance: random.Random) -> None:
         self._loop = loop
+        self._chance = chance
+        self._set_by_ms = 0
+        self.is_steady = chance.random() < STEADY_SHARE
         self.now_s = loop.time
 
     def unix_ms(self) -> int:
         """Return milliseconds since 1970; the run begins on a day in 2023."""
-        return UNIX_MS_AT_0 + int(self._loop.now_s * 1000)
+        if not self.is_steady and self._chance.random() < STEP_SHARE:
+            self._set_by_ms = self._chance.choice(STEPS_MS)
+        return UNIX_MS_AT_0 + self._set_by_ms + int(self._loop.now_s * 1000)
 
     async def sleep(self, seconds: float) -> None:
         """Let virtual time pass."""

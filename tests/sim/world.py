@@ -191,7 +191,7 @@ class World:
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.seed = seed
         self.loop = loop
-        self.clock = VirtualClock(loop)
+        self.clock = VirtualClock(loop, self.chance("clock"))
         self.config: Config = CONFIG
         self.history: list[tuple[object, ...]] = []
         self.violations: list[str] = []

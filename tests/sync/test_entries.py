@@ -68,6 +68,7 @@ def test_the_hybrid_clock_grows_over_several_writers(steps: list[tuple[int, str]
         ("0000000000ff-000007-b", 256, "000000000100-000000-a"),
         ("0000000000ff-000007-b", 255, "0000000000ff-000008-a"),
         ("0000000000ff-000007-b-c", 3, "0000000000ff-000008-a"),
+        ("0000000000ff-ffffff-b", 3, "000000000100-000000-a"),
     ],
 )
 def test_the_hybrid_clock_stays_as_close_to_the_wall_as_it_can(

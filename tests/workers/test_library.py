@@ -325,6 +325,26 @@ def test_a_search_that_did_not_wait_for_the_embedder_says_so(folder: Path) -> No
     asyncio.run(story())
 
 
+def test_a_worker_without_memory_fails_the_request_and_ends_for_a_fresh_start(folder: Path) -> None:
+    class Short(LibraryWorker):
+        async def _handle(self, message: object) -> object:
+            raise MemoryError
+
+    async def story() -> None:
+        ending = asyncio.Event()
+        boot = LibraryBoot("", str(folder / "index"))
+        worker = Short(boot, on_failure=ending.set, embedder_wait_s=0.0)
+        try:
+            with pytest.raises(MemoryError):
+                await worker.handle(Held(T, "docs"))
+            assert ending.is_set()
+            assert isinstance(worker.failure, MemoryError)
+        finally:
+            await worker.close()
+
+    asyncio.run(story())
+
+
 def test_texts_are_embedded_in_order_with_their_tokens_counted(folder: Path) -> None:
     async def story(worker: Worker) -> None:
         embeddings = await worker.client.embed(["a cat", "a much longer text about bread"] * 10)

@@ -80,3 +80,18 @@ def test_a_boot_message_that_is_none_ends_the_worker() -> None:
         assert worker.stdin is not None
         worker.stdin.close()
         assert worker.wait(timeout=10) != 0
+
+
+def test_a_heartbeat_goes_on_when_nobody_hears_it() -> None:
+    deaf = WORKER.replace("threading.Event().wait()", "for _ in range(200_000): beat()").replace(
+        "import boot, say_ready", "import beat, boot, say_ready"
+    )
+    command = [sys.executable, "-c", deaf]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(b'{"socket":"w.sock"}\n')
+        worker.stdin.flush()
+        assert worker.wait(timeout=30) == 0  # its pipe is full long before, and it does not wait
+        assert json.loads(worker.stdout.readline())["ready"]
+        assert worker.stdout.read().strip(b"\n") == b""

@@ -1,15 +1,23 @@
 """Events as JSON lines in a file of bounded size."""
 
 import logging
+import math
+import re
+import traceback
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import msgspec
 
 from murmurate.core.clock import Clock
+from murmurate.core.ports import EventLog
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 FILES_KEPT = 3
+SELDOM_S = 1.0
+KINDS_MAX = 64
+TEXT_CHARS_MAX = 200
+_PLAIN = re.compile(r"[\w %.,:-]*", re.ASCII)
 
 
 class JsonLog:
@@ -30,3 +38,56 @@ class JsonLog:
     def close(self) -> None:
         """Close the file."""
         self._handler.close()
+
+
+class Seldom:
+    """Writes events that strangers can cause: one a second of each kind, and how many there were.
+
+    The log must say that something goes on, and nobody may fill it from outside.
+    """
+
+    def __init__(self, log: EventLog, *, clock: Clock, pause_s: float = SELDOM_S) -> None:
+        self._log = log
+        self._clock = clock
+        self._pause_s = pause_s
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+        """By event and kind: when it was written last, and how often it came since."""
+
+    def event(self, name: str, kind: str) -> None:
+        """Write the event, or only count it; `kind` comes from a closed set, or is cut to one."""
+        if (name, kind) not in self._said and len(self._said) >= KINDS_MAX:
+            kind = "other"
+        now_s = self._clock.now_s()
+        at_s, left_out = self._said.get((name, kind), (-math.inf, 0))
+        if now_s - at_s < self._pause_s:
+            self._said[name, kind] = (at_s, left_out + 1)
+            return
+        self._said[name, kind] = (now_s, 0)
+        self._log.event(name, kind=kind, left_out=left_out)
+
+
+class Bridge(logging.Handler):
+    """Hands what libraries log to our events, seldom and without their texts' details.
+
+    Only the first plain words of the message's pattern count as its kind: what follows may be
+    anything, a prompt too. For the same reason an exception is told by its type and place.
+    """
+
+    def __init__(self, seldom: Seldom) -> None:
+        super().__init__(logging.WARNING)
+        self._seldom = seldom
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record as an event named after its logger."""
+        found = _PLAIN.match(str(record.msg))
+        kind = found[0].rstrip()[:TEXT_CHARS_MAX] if found else ""
+        if record.exc_info and record.exc_info[1] is not None:
+            kind += f" ({place_of(record.exc_info[1])})"
+        self._seldom.event(record.name, kind)
+
+
+def place_of(fault: BaseException) -> str:
+    """Return the type of an exception and the line that raised it, never its text."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return type(fault).__name__ + where

@@ -13,8 +13,11 @@ from murmurate.cli import local_checks, remote_checks
 from murmurate.cli.client import STRANGE, RefusedError, fetch, find, read, send
 from murmurate.cli.findings import Finding, show
 from murmurate.cli.options import connected
+from murmurate.compose import read_troubles
 from murmurate.config import Config, EmbeddingsEngine, Engine, documents_path, explain, load
 from murmurate.core.errors import MurmurateError
+from murmurate.fleet.ends import TROUBLES
+from murmurate.workers.state_lock import is_locked
 
 TIMEOUT_S = 10.0
 """For each other server; they are asked side by side, so it is the time of all of them."""
@@ -108,12 +111,17 @@ def server(url: str | None, key: str | None, state: Path, *, listen: str) -> lis
     """Tell whether the server answers, and what its parts say; else whether it could start."""
     try:
         found = find(url, key, state)
+        # While a dead server is started again and again, its socket takes whoever comes.
         fetch(found, "/v1/models", timeout_s=SERVER_S)
         parts = parts_of(read(send(found, "/readyz", timeout_s=SERVER_S)))
         collections = fetch(found, "/api/knowledge", timeout_s=SERVER_S).get("collections", [])
     except MurmurateError as error:
-        stopped = Finding("server", "warn", error.detail, "murmurate up")
-        return [stopped] if url is not None else [stopped, local_checks.port(listen)]
+        stopped = [Finding("server", "warn", error.detail, "murmurate up"), *processes(state)]
+        return (
+            stopped
+            if url is not None or is_locked(state)
+            else [*stopped, local_checks.port(listen)]
+        )
     return [
         Finding("server", "ok", found.url),
         *(
@@ -136,6 +144,16 @@ def by_words(collections: object) -> list[Finding]:
             about = f"  search {state.get('collection')}"
             found.append(Finding(about, "warn", search, "see [embeddings]"))
     return found
+
+
+def processes(state: Path) -> list[Finding]:
+    """Tell what the supervisor says of its processes, where the server can't say it any more."""
+    if not is_locked(state):
+        return []
+    return [
+        Finding(f"process {name}", "fail", f"{trouble.how}; its last words: {trouble.words}")
+        for name, trouble in read_troubles(state / TROUBLES).items()
+    ]
 
 
 def parts_of(answer: dict[str, Any]) -> dict[str, str]:

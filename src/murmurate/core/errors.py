@@ -72,6 +72,33 @@ class RequestTimeoutError(BadRequestError):
     http_status = 408
 
 
+class MalformedRequestError(BadRequestError):
+    """This is not HTTP as the standard has it, or two readers could understand it differently."""
+
+    code = "request.malformed"
+
+
+class UrlTooLongError(BadRequestError):
+    """The URL is over the limit. Send what is long in the body."""
+
+    code = "request.url_too_long"
+    http_status = 414
+
+
+class HeadTooLargeError(BadRequestError):
+    """The headers are over the limit, in bytes or in number. Send fewer or shorter ones."""
+
+    code = "request.head_too_large"
+    http_status = 431
+
+
+class MediaTypeError(BadRequestError):
+    """The body is not sent as plain JSON. Send `Content-Type: application/json`, uncompressed."""
+
+    code = "request.media_type"
+    http_status = 415
+
+
 class PromptTooLongError(BadRequestError):
     """The prompt does not fit into the model's context. Shorten it, or use another model."""
 
@@ -178,6 +205,13 @@ class OverloadedError(MurmurateError):
     """The lane is full. Wait for `Retry-After` seconds, or use the batch lane."""
 
     code = "router.overloaded"
+    http_status = 503
+
+
+class ConnectionsFullError(MurmurateError):
+    """All connections that the server takes are in use. Wait for `Retry-After` seconds."""
+
+    code = "server.connections"
     http_status = 503
 
 

@@ -107,12 +107,14 @@ class TraceRef(Frozen, frozen=True):
     """The place in a trace (W3C ids) where the next span hangs, and whose it is.
 
     A trace id can come from a client and proves nothing, so the tenant travels beside it, from the
-    root span down.
+    root span down. So does what the wall clock showed: it may be set while a request is under way.
     """
 
     trace_id: str
     span_id: str | None = None
     tenant: str | None = None
+    wall_ns: int | None = None
+    """What to add to the clock's own time for the time since 1970."""
 
 
 class SessionRef(Frozen, frozen=True):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 WINDOW_S = 60.0
 """A process that lived this long starts with a clean sheet."""
+LOOP_CRASHES = 3
+"""So many within the window are a loop, though the process comes up in between."""
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 

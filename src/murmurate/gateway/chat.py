@@ -32,7 +32,9 @@ from murmurate.core.types import (
     Usage,
 )
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What fits into the 64 bits that engines have for it."""
 
 
 class TextContent(msgspec.Struct, tag="text"):
@@ -99,7 +101,7 @@ class EngineOptions(msgspec.Struct):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | None = None
     reasoning_effort: str | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
     ignore_eos: bool | None = None
@@ -117,7 +119,7 @@ class ChatBody(EngineOptions, forbid_unknown_fields=True, kw_only=True):
     max_completion_tokens: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
     tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
     n: Literal[1] | None = None

@@ -6,7 +6,12 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from murmurate.core.errors import BodyTooLargeError, RequestTimeoutError
+from murmurate.core.errors import (
+    BodyTooLargeError,
+    MediaTypeError,
+    OverloadedError,
+    RequestTimeoutError,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,8 +22,10 @@ JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 LINES = (b"content-type", b"application/x-ndjson")
 
+BODIES_BYTES_MAX = 256 * 1024 * 1024
 BODY_S_MAX = 30.0
 WRITE_S_MAX = 30.0
+MEDIA_TYPES = (b"application/json", b"text/json")
 
 ABORT = "murmurate.abort"
 """The ASGI extension that drops a connection at once, with all that its client has not read."""
@@ -26,6 +33,27 @@ ABORT = "murmurate.abort"
 
 class ClientGoneError(Exception):
     """The client has left; whatever was being done for it was stopped."""
+
+
+class Room:
+    """The memory that the bodies of all requests under way may take together."""
+
+    def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        """Count a piece of a body, or `OverloadedError`."""
+        if self._taken + size > self._bytes_max:
+            raise OverloadedError(
+                f"the bodies under way take {self._bytes_max} bytes: the most this server holds",
+                retry_s=1,
+            )
+        self._taken += size
+
+    def give_back(self, size: int) -> None:
+        """Forget a body whose request is over."""
+        self._taken -= size
 
 
 class Exchange:
@@ -36,7 +64,14 @@ class Exchange:
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, write_s: float = WRITE_S_MAX
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        body_s: float = BODY_S_MAX,
+        write_s: float = WRITE_S_MAX,
+        room: Room | None = None,
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -51,7 +86,10 @@ class Exchange:
         self._in: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send_unbounded = send
+        self._body_s = body_s
         self._write_s = write_s
+        self._room = room or Room()
+        self._room_taken = 0
         self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
 
     def header(self, name: bytes) -> bytes | None:
@@ -61,14 +99,17 @@ class Exchange:
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body.
 
-        `BodyTooLargeError` before more than the bound is read; `RequestTimeoutError` for a client
-        that never comes to an end: it would keep its place among the requests for ever.
+        It counts among the bodies under way until `close`; `OverloadedError` when they take too
+        much. `MediaTypeError` where it says that it is no JSON, `BodyTooLargeError` before more
+        than the bound is read, `RequestTimeoutError` for a client that never comes to an end: it
+        would keep its place among the requests for ever.
         """
+        check_media(self._in.get(b"content-type"), self._in.get(b"content-encoding"))
         try:
-            async with asyncio.timeout(BODY_S_MAX):
+            async with asyncio.timeout(self._body_s):
                 return await self._body(bytes_max)
         except TimeoutError as cause:
-            raise RequestTimeoutError(f"the body was not there after {BODY_S_MAX:g} s") from cause
+            raise RequestTimeoutError(f"the body was not there after {self._body_s:g} s") from cause
 
     async def _body(self, bytes_max: int) -> bytes:
         announced = self._in.get(b"content-length", b"0")
@@ -84,9 +125,16 @@ class Exchange:
             size += len(chunk)
             if size > bytes_max:
                 raise BodyTooLargeError(f"the body is over the limit of {bytes_max} bytes")
+            self._room.take(len(chunk))
+            self._room_taken += len(chunk)
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
+
+    def close(self) -> None:
+        """Give back the room of the body: the request is over."""
+        self._room.give_back(self._room_taken)
+        self._room_taken = 0
 
     async def answer(self, status: int, body: bytes, kind: tuple[bytes, bytes] = JSON) -> None:
         """Send a whole response."""
@@ -156,5 +204,22 @@ class Exchange:
         try:
             async with asyncio.timeout(self._write_s):
                 await self._send_unbounded(message)
-        except TimeoutError:
+        except TimeoutError as cause:
             self.cut()
+            raise ClientGoneError from cause
+
+
+def check_media(kind: bytes | None, coding: bytes | None) -> None:
+    """Refuse a body that says it is no JSON, or is compressed; one that says nothing may pass.
+
+    What a page may send anywhere without being asked (a form, plain text) is among those refused.
+    """
+    if coding is not None and coding.strip().lower() != b"identity":
+        raise MediaTypeError("content-encoding: the body must not be compressed")
+    if kind is None:
+        return
+    name, _, parameters = kind.lower().partition(b";")
+    parameters = parameters.replace(b" ", b"").replace(b'"', b"")
+    if name.strip() not in MEDIA_TYPES or parameters not in (b"", b"charset=utf-8"):
+        shown = kind[:100].decode("latin-1")
+        raise MediaTypeError(f"content-type {shown!r}: expected application/json, in UTF-8")

@@ -40,7 +40,8 @@ class Keys:
         self._keys: dict[str, Key] = {}
         self._tickets: dict[str, Ticket] = {}
         self._used_ms: dict[str, int] = {}
-        self._holds: dict[str, set[_Hold]] = {}
+        self._holds: dict[str, dict[_Hold, None]] = {}
+        """In the order of their beginnings, so that a run of the simulation can be repeated."""
         for key in keys:
             self.put(key)
 
@@ -111,14 +112,14 @@ class Keys:
         """
         ends = asyncio.timeout_at(self._loop_time(ticket))
         hold = _Hold(ticket, ends, asyncio.current_task())
-        holds = self._holds.setdefault(ticket.caller.key_id, set())
+        holds = self._holds.setdefault(ticket.caller.key_id, {})
         try:
             async with ends:
-                holds.add(hold)
+                holds[hold] = None
                 try:
                     yield
                 finally:
-                    holds.discard(hold)
+                    holds.pop(hold, None)
         except TimeoutError as cause:
             if not ends.expired():
                 raise
@@ -136,7 +137,7 @@ class Keys:
             over = self._refusal(hold.ticket, self._clock.unix_ms()) is not None
             hold.ends.reschedule(now_s if over else self._loop_time(hold.ticket))
             if over:
-                self._holds[key_id].discard(hold)
+                self._holds[key_id].pop(hold, None)
 
     def _why_ended(self, ticket: Ticket) -> KeyInvalidError:
         """Return why a request was ended; its timer may be a little ahead of the wall clock."""

@@ -9,6 +9,7 @@ from msgspec import Meta
 from murmurate.core.errors import ForbiddenError, ModelUnknownError, MurmurateError
 from murmurate.core.ports import Span
 from murmurate.core.types import Caller
+from murmurate.gateway.auth import check_place
 from murmurate.gateway.chat import error_line
 from murmurate.gateway.exchange import LINES, Exchange
 from murmurate.gateway.ports import Meter, Platform
@@ -118,12 +119,24 @@ class Management:
         """Say whether requests can be served, and what each part says."""
         readiness = await self._platform.readiness()
         ready = readiness.ready
-        body = {"status": "ready" if ready else "not ready", "parts": readiness.parts}
+        parts = readiness.parts | (readiness.parts_here if _is_here(exchange) else {})
+        body = {"status": "ready" if ready else "not ready", "parts": parts}
         await exchange.answer_json(200 if ready else 503, body)
 
     async def metrics(self, exchange: Exchange) -> None:
         """Show the counters to Prometheus, on loopback."""
-        if exchange.client not in LOOPBACK:
+        if not _is_here(exchange):
             raise ForbiddenError("/metrics is open on loopback only")
         page, kind = self._meter.exposition()
         await exchange.answer(200, page, (b"content-type", kind.encode()))
+
+
+def _is_here(exchange: Exchange) -> bool:
+    """Tell whether somebody on this machine asks, and not a page that was led here by its name."""
+    if exchange.client not in LOOPBACK:
+        return False
+    try:
+        check_place(exchange.header(b"host"), exchange.header(b"origin"), ())
+    except ForbiddenError:
+        return False
+    return True

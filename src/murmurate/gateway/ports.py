@@ -3,6 +3,8 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from murmurate.core.types import Frozen
 
 
@@ -11,6 +13,8 @@ class Readiness(Frozen, frozen=True):
 
     ready: bool
     parts: dict[str, str]
+    parts_here: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """What is told only on this machine, over or beside the parts: it may quote files."""
 
 
 class Meter(Protocol):

@@ -26,7 +26,18 @@ from murmurate.gateway.administration import Administration
 from murmurate.gateway.auth import check_place
 from murmurate.gateway.chat import error_body, error_event, error_line
 from murmurate.gateway.completions import Completions, Embeddings
-from murmurate.gateway.exchange import EVENTS, LINES, ClientGoneError, Exchange, Receive, Send
+from murmurate.gateway.exchange import (
+    BODIES_BYTES_MAX,
+    BODY_S_MAX,
+    EVENTS,
+    LINES,
+    WRITE_S_MAX,
+    ClientGoneError,
+    Exchange,
+    Receive,
+    Room,
+    Send,
+)
 from murmurate.gateway.keyring import Keys, Ticket
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
@@ -45,10 +56,13 @@ OpenHandler = Callable[[Exchange], Awaitable[None]]
 
 
 class Limits(Frozen, frozen=True):
-    """What the gateway takes: requests at a time in all, and per second for one key."""
+    """What the gateway takes: requests at a time, per second for one key, and how slow ones."""
 
     requests_max: int
     rate: Rate
+    body_s: float = BODY_S_MAX
+    write_s: float = WRITE_S_MAX
+    bodies_bytes_max: int = BODIES_BYTES_MAX
 
 
 class Gateway:
@@ -79,6 +93,7 @@ class Gateway:
         self._meter = meter
         self._log = log
         self._buckets: dict[str, Bucket] = {}
+        self._room = Room(limits.bodies_bytes_max)
         self._in_flight = 0
         self._draining = False
         self._open: Mapping[str, OpenHandler] = {
@@ -86,24 +101,7 @@ class Gateway:
             "/readyz": management.readyz,
             "/metrics": management.metrics,
         }
-        self._routes = Routes(
-            (
-                Route("POST", "/v1/chat/completions", Scope.CHAT, completions.chat),
-                Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, embeddings.embeddings),
-                Route("GET", "/v1/models", Scope.MODELS, management.models),
-                Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
-                Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
-                Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
-                Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
-                Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
-                Route("POST", "/api/ingest", Scope.INGEST, management.ingest),
-                Route("GET", "/api/keys", Scope.ADMIN, administration.listing),
-                Route("POST", "/api/keys", Scope.ADMIN, administration.create),
-                Route("GET", "/api/keys/{id}", Scope.ADMIN, administration.show),
-                Route("DELETE", "/api/keys/{id}", Scope.ADMIN, administration.revoke),
-                Route("POST", "/api/keys/{id}/rotate", Scope.ADMIN, administration.rotate),
-            )
-        )
+        self._routes = Routes(_routes(completions, embeddings, management, administration))
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -121,7 +119,8 @@ class Gateway:
 
     async def __call__(self, scope: asgi.Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
-        exchange = Exchange(scope, receive, send)
+        body_s, write_s = self._limits.body_s, self._limits.write_s
+        exchange = Exchange(scope, receive, send, body_s=body_s, write_s=write_s, room=self._room)
         route = self._route(exchange.path)
         began_s = self._clock.now_s()
         self._in_flight += 1
@@ -131,6 +130,7 @@ class Gateway:
         except ClientGoneError:
             exchange.status = CLIENT_GONE
         finally:
+            exchange.close()
             self._in_flight -= 1
             self._meter.in_flight(-1)
             self._account(exchange, route, self._clock.now_s() - began_s)
@@ -246,6 +246,30 @@ class Gateway:
         trace = dict(exchange.headers).get(b"x-murmurate-trace", b"").decode()
         ms = round(seconds * 1000, 1)
         self._log.event("request.done", route=route, status=exchange.status, ms=ms, trace=trace)
+
+
+def _routes(
+    completions: Completions,
+    embeddings: Embeddings,
+    management: Management,
+    administration: Administration,
+) -> tuple[Route, ...]:
+    return (
+        Route("POST", "/v1/chat/completions", Scope.CHAT, completions.chat),
+        Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, embeddings.embeddings),
+        Route("GET", "/v1/models", Scope.MODELS, management.models),
+        Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
+        Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
+        Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
+        Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
+        Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
+        Route("POST", "/api/ingest", Scope.INGEST, management.ingest),
+        Route("GET", "/api/keys", Scope.ADMIN, administration.listing),
+        Route("POST", "/api/keys", Scope.ADMIN, administration.create),
+        Route("GET", "/api/keys/{id}", Scope.ADMIN, administration.show),
+        Route("DELETE", "/api/keys/{id}", Scope.ADMIN, administration.revoke),
+        Route("POST", "/api/keys/{id}/rotate", Scope.ADMIN, administration.rotate),
+    )
 
 
 def _check_method(exchange: Exchange, *methods: str) -> None:

@@ -50,31 +50,36 @@ class Recorder:
         self.span_id = ids.span_id
         self.sink = sink
         self._unix_ms = clock.unix_ms
-        # What to add to the clock's own time for the time since 1970.
         self._wall_ns = clock.unix_ms() * 1_000_000 - int(clock.now_s() * 1e9)
 
     def span(self, parent: TraceRef, name: str, **attributes: Attribute) -> "OpenSpan":
         """Time the `with` block as a span below `parent`; see `Tracer`."""
         return OpenSpan(self, parent, name, attributes)
 
-    def unix_ns(self, then_s: float) -> int:
-        """Return what the wall clock showed at a time of the clock.
+    def wall_ns(self, now_s: float) -> int:
+        """Return what to add to the clock's time for the wall's, read again once a request.
 
-        Computed from one reading, so that the spans of a trace line up to the microsecond.
+        A trace keeps the one of its root, so that its spans line up to the microsecond, though
+        somebody sets the wall clock meanwhile.
         """
-        return self._wall_ns + int(then_s * 1e9)
-
-    def follow_wall(self, now_s: float) -> None:
-        """Read the wall clock again, in case somebody has set it."""
         wall_ns = self._unix_ms() * 1_000_000 - int(now_s * 1e9)
         if abs(wall_ns - self._wall_ns) > _WALL_JUMP_NS:
             self._wall_ns = wall_ns
+        return self._wall_ns
 
 
 class OpenSpan:
     """A span under way: a `Span` and the context manager that ends it."""
 
-    __slots__ = ("_attributes", "_name", "_parent", "_recorder", "_span_id", "_start_s")
+    __slots__ = (
+        "_attributes",
+        "_name",
+        "_parent",
+        "_recorder",
+        "_span_id",
+        "_start_s",
+        "_wall_ns",
+    )
 
     def __init__(
         self, recorder: Recorder, parent: TraceRef, name: str, attributes: dict[str, Attribute]
@@ -84,12 +89,14 @@ class OpenSpan:
         self._name = name
         self._attributes = attributes
         self._span_id = recorder.span_id()
-        self._start_s = recorder.now_s()
+        self._start_s = start_s = recorder.now_s()
+        wall_ns = parent.wall_ns
+        self._wall_ns = recorder.wall_ns(start_s) if wall_ns is None else wall_ns
 
     @property
     def ref(self) -> TraceRef:
         """Where the spans of the work below hang."""
-        return TraceRef(self._parent.trace_id, self._span_id, self._tenant())
+        return TraceRef(self._parent.trace_id, self._span_id, self._tenant(), self._wall_ns)
 
     def note(self, **attributes: Attribute) -> None:
         """Add facts; never prompt content."""
@@ -108,8 +115,6 @@ class OpenSpan:
         now_s = recorder.now_s()
         if error is not None and not isinstance(error, MurmurateError):
             attributes["exception"] = type(error).__name__
-        if "tenant" in attributes:  # once a request is often enough
-            recorder.follow_wall(now_s)
         recorder.sink(
             SpanRecord(
                 parent.trace_id,
@@ -117,7 +122,7 @@ class OpenSpan:
                 parent.span_id,
                 self._tenant(),
                 self._name,
-                recorder.unix_ns(self._start_s),
+                self._wall_ns + int(self._start_s * 1e9),
                 int((now_s - self._start_s) * 1e9),
                 attributes,
                 None if error is None else _code(error),

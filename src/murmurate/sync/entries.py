@@ -58,12 +58,16 @@ def decode(body: bytes) -> SessionMessage:
 
 
 def next_hlc(last: str | None, now_ms: int, writer: str) -> str:
-    """Return a clock value above `last`, as close to `now_ms` as that allows."""
+    """Return a clock value above `last`, as close to `now_ms` as that allows.
+
+    However long the wall clock stands behind, values go on growing, as texts too.
+    """
     wall_ms, counter = (0, 0) if last is None else _read_hlc(last)
     if now_ms > wall_ms:
         wall_ms, counter = now_ms, 0
     else:
         counter += 1
+        wall_ms, counter = wall_ms + (counter >> 24), counter & 0xFFFFFF
     return f"{wall_ms:012x}-{counter:06x}-{writer}"
 
 

@@ -52,7 +52,7 @@ from murmurate.core.ports import Embeddings
 from murmurate.knowledge.ports import Found, Hit, LibraryState, Term
 from murmurate.workers.boot import LibraryBoot
 from murmurate.workers.embedder import PROBE, Question, knows, open_embedder
-from murmurate.workers.lifeline import boot, say_ready
+from murmurate.workers.lifeline import beating, boot, say_ready
 from murmurate.workers.meaning import Made, Meaning
 
 SEARCH_THREADS = 2
@@ -125,7 +125,15 @@ class LibraryWorker:
             task.add_done_callback(self._note)
 
     async def handle(self, message: LibraryMessage) -> object:
-        """Answer one message."""
+        """Answer one message. Out of memory, the worker ends: a fresh one has all of it again."""
+        try:
+            return await self._handle(message)
+        except MemoryError as error:
+            self.failure = error
+            self._on_failure()
+            raise
+
+    async def _handle(self, message: LibraryMessage) -> object:
         match message:
             case List() | Fingerprint() | Extract():
                 return await self._read(message)
@@ -487,7 +495,9 @@ async def main() -> None:
     worker = LibraryWorker(boot_message, on_failure=stop.set)
     server = await serve(boot_message.socket, LibraryMessage, worker.handle)
     say_ready(pid=os.getpid())
+    heart = asyncio.create_task(beating())
     await stop.wait()
+    heart.cancel()
     server.close()
     await worker.close()
     if worker.failure is not None:

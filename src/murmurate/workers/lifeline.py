@@ -3,18 +3,25 @@
 The first line of stdin is the boot message, as JSON. The pipe then stays silent until the
 supervisor is gone, however it went, and end-of-file ends the worker at once: nothing outlives its
 supervisor.
-Standard output carries a single line back: that the worker serves now.
+Standard output carries back a line when the worker serves, and an empty one a second as its
+heartbeat: a worker that is stopped or stuck falls silent, and is ended and started again.
 """
 
+import asyncio
+import ctypes
 import os
+import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 _B = TypeVar("_B")
 
+BEAT_S = 1.0
+PR_SET_PDEATHSIG = 1
 EXIT_ORPHANED = 3
 EXIT_CONFIG = 2
 """The exit code of a fault that starting again can't mend; the supervisor doesn't try."""
@@ -22,15 +29,39 @@ EXIT_CONFIG = 2
 
 def boot(kind: type[_B]) -> _B:
     """Read the boot message, then watch the lifeline from a thread that needs no event loop."""
+    end_with_parent()
     message = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
     threading.Thread(target=_watch, name="lifeline", daemon=True).start()
+    os.set_blocking(1, False)  # a supervisor that is stopped stops nobody else
     return message
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process when its supervisor is gone, even one that is stopped.
+
+    On Linux; elsewhere the lifeline is all there is, and a stopped process can't see its end.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def say_ready(**facts: str | int) -> None:
     """Tell the supervisor that this worker serves."""
     sys.stdout.buffer.write(msgspec.json.encode({"ready": True, **facts}) + b"\n")
     sys.stdout.flush()
+
+
+def beat() -> None:
+    """Tell the supervisor that this worker lives."""
+    with suppress(BlockingIOError, BrokenPipeError):
+        os.write(1, b"\n")
+
+
+async def beating() -> None:
+    """Beat from the event loop, so that a loop that is stuck falls silent, too."""
+    while True:
+        beat()
+        await asyncio.sleep(BEAT_S)
 
 
 def _watch() -> None:

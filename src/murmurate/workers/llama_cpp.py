@@ -2,9 +2,9 @@
 
 import http.client
 import os
-import signal
 import socket
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from murmurate.adapters.machine import memory_bytes
 from murmurate.config import CONTEXT_TOKENS, weights_path
 from murmurate.core.errors import ConfigError, EngineFailedError, MurmurateError
 from murmurate.workers.boot import EngineBoot
-from murmurate.workers.lifeline import say_ready
+from murmurate.workers.lifeline import BEAT_S, beat, say_ready
 
 THREADS_MAX = 8
 """More threads than this wait for each other on memory more than they compute."""
@@ -65,7 +65,11 @@ def serve(boot: EngineBoot) -> None:
         )
     say_ready(name=boot.name)
     while server is not None:
-        signal.pause()
+        with suppress(OSError, http.client.HTTPException):
+            # Asked, not assumed: a server that is stuck must fall silent. Work does not delay it.
+            if _get(boot, "/health")[0] == 200:
+                beat()
+        time.sleep(BEAT_S)
 
 
 def _failure(header: Header, tokens: int, memory: int | None) -> MurmurateError:

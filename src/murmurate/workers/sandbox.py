@@ -12,7 +12,7 @@ import pydantic_monty as monty
 from murmurate.adapters.sandbox import Outcome, Run
 from murmurate.adapters.wire import serve
 from murmurate.workers.boot import SandboxBoot
-from murmurate.workers.lifeline import boot, say_ready
+from murmurate.workers.lifeline import beating, boot, say_ready
 
 INTERPRETERS_MAX = 4
 ERROR_CHARS_MAX = 300
@@ -74,7 +74,9 @@ async def main() -> None:
         server = await serve(boot_message.socket, Run, Sandbox(pool).run)
         stack.callback(server.close)
         say_ready()
+        heart = asyncio.create_task(beating())
         await stop.wait()
+        heart.cancel()
 
 
 if __name__ == "__main__":

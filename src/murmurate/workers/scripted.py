@@ -34,7 +34,7 @@ from murmurate.core.types import (
 )
 from murmurate.engines.scripted import Fail, Scripted, ScriptedFailureError, parse_rules
 from murmurate.workers.boot import EngineBoot
-from murmurate.workers.lifeline import say_ready
+from murmurate.workers.lifeline import beating, say_ready
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 _PROTOCOL = {"created": 0, "object": "chat.completion.chunk"}
@@ -85,7 +85,7 @@ async def _serve(boot: EngineBoot) -> None:
     await runner.setup()
     await web.UnixSite(runner, boot.socket).start()
     say_ready(name=boot.name)
-    await asyncio.Event().wait()  # SIGTERM and the lifeline end the process
+    await beating()  # SIGTERM and the lifeline end the process
 
 
 class Serving:

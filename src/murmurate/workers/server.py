@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import signal
 import socket
 import sys
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import uvicorn
 import uvloop
 
 from murmurate import compose
-from murmurate.adapters.http_edge import HttpEdge
+from murmurate.adapters.http_edge import Edge, EdgeLimits, HttpEdge, connections_max
+from murmurate.adapters.logs import Bridge, Seldom
+from murmurate.config import Config
 from murmurate.core.errors import (
     ConfigError,
     LogCorruptError,
@@ -23,7 +27,7 @@ from murmurate.core.errors import (
     MurmurateError,
 )
 from murmurate.workers.boot import ServerBoot
-from murmurate.workers.lifeline import EXIT_CONFIG, boot, say_ready
+from murmurate.workers.lifeline import EXIT_CONFIG, beating, boot, say_ready
 
 READY_POLL_S = 0.05
 EXIT_FAILED = 1
@@ -48,20 +52,9 @@ async def main(message: ServerBoot) -> None:
         end(error.detail, EXIT_CONFIG if isinstance(error, LASTING) else EXIT_FAILED)
     except OSError as cause:  # such as a full disk, or a file of somebody else's in the folder
         end(f"{cause.filename or message.state}: {cause.strerror or cause}", EXIT_CONFIG)
+    heart = asyncio.create_task(beating())  # from here on nothing may keep the loop for long
     listening = socket.socket(fileno=message.listening)
-    server = Server(
-        uvicorn.Config(
-            service.app,
-            lifespan="off",
-            ws="none",
-            http=HttpEdge,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=math.ceil(message.config.server.drain_s),
-        )
-    )
+    server = Server(settings(message.config, service))
 
     def drain() -> None:
         service.app.drain()
@@ -81,6 +74,40 @@ async def main(message: ServerBoot) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await compose.close(service.outside)
+        heart.cancel()
+
+
+def settings(config: Config, service: compose.Service) -> uvicorn.Config:
+    """Return uvicorn's settings: our edge, and whatever it or asyncio says in our own log."""
+    http = config.http
+    seldom = Seldom(service.outside.events, clock=service.outside.clock)
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [Bridge(seldom)], False
+    limits = EdgeLimits(
+        head_s=http.head_s,
+        head_bytes=http.head_bytes_max,
+        headers=http.headers_max,
+        url_bytes=http.url_bytes_max,
+        unread_s=http.unread_s,
+        connections=connections_max(http.connections_max),
+    )
+    if limits.connections < http.connections_max:
+        service.outside.events.event("http.connections", most=limits.connections)
+    edge = Edge(limits, on_refused=lambda code: seldom.event("http.refused", code))
+    return uvicorn.Config(
+        service.app,
+        lifespan="off",
+        ws="none",
+        http=cast("type[HttpEdge]", partial(HttpEdge, edge=edge)),
+        access_log=False,
+        proxy_headers=False,  # anybody can write them, and "from loopback" opens /metrics
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=math.ceil(http.keep_alive_s),
+        timeout_graceful_shutdown=math.ceil(config.server.drain_s),
+    )
 
 
 async def composed(message: ServerBoot) -> compose.Service:

@@ -1,12 +1,12 @@
-"""The supervisor: starts the other processes, starts dead ones again, ends them all at the end.
+"""The supervisor: starts the other processes, starts dead and hung ones again, ends them all.
 
 It has no event loop, no threads and no data, so that it has no reason to die. It owns the listening
 socket: while a killed server comes back, clients wait in the socket's queue and lose nothing.
 """
 
 import errno
-import fcntl
 import os
+import resource
 import secrets
 import selectors
 import shutil
@@ -17,23 +17,30 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TextIO
+from typing import TextIO
 
 import msgspec
 
 from murmurate.adapters.files import write_private
 from murmurate.config import Config, Engine, listen_address, remote
 from murmurate.core.clock import Clock
-from murmurate.core.errors import AddressInUseError, ConfigError, StateInUseError
-from murmurate.fleet.restart import delay_s, recent
+from murmurate.core.errors import AddressInUseError, ConfigError
+from murmurate.fleet.ends import TROUBLES, Trouble, told
+from murmurate.fleet.pulse import Patience, deadline_s, overslept
+from murmurate.fleet.restart import LOOP_CRASHES, delay_s, recent
 from murmurate.workers.boot import EngineBoot, LibraryBoot, SandboxBoot, ServerBoot
+from murmurate.workers.child import Child, say
 from murmurate.workers.lifeline import EXIT_CONFIG
+from murmurate.workers.state_lock import lock_state
 
 STOP_OTHERS_S = 5.0
 EXIT_FAILED = 1
 SERVER = "murmurate.workers.server"
+LOOK_S = 1.0
+"""How often to look at the children even if none says anything."""
+FILES_WANTED = 16_384
+"""Twice the connections that the server takes by default, and room for what is behind them."""
 
 PASSED_ON = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
 PASSED_ON_PREFIXES = ("LC_", "PYTHON", "SSL_")
@@ -46,20 +53,6 @@ class Ready(msgspec.Struct, frozen=True):
     url: str
     key: str
     pid: int
-
-
-@dataclass(slots=True)
-class Child:
-    """A process that should run: how to start it, and how it has fared."""
-
-    name: str
-    module: str
-    boot: msgspec.Struct
-    descriptors: tuple[int, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
-    exits_s: list[float] = field(default_factory=list[float])
-    due_s: float | None = 0.0
-    """When to start it (again); None while it runs."""
 
 
 class Supervisor:
@@ -80,6 +73,8 @@ class Supervisor:
         self._state = Path(config.server.state).absolute()
         self._children: list[Child] = []
         self._selector = selectors.DefaultSelector()
+        self._patience = Patience(config.workers.start_s, config.workers.silence_s)
+        self._told_troubles: dict[str, Trouble] | None = None
         self._stopping = False
         self._announced = False
         self._exit_code = 0
@@ -95,8 +90,9 @@ class Supervisor:
             AddressInUseError: Another program listens on the address.
         """
         os.umask(0o077)  # every file of ours and of our children is its owner's alone
+        open_files(FILES_WANTED)
         self._check_ready_file()
-        lock = self._lock_state()
+        lock = lock_state(self._state)
         listening = self._listen()
         self._remove_ready_files()  # a killed supervisor leaves them behind
         sockets = tempfile.mkdtemp(prefix="murmurate-")  # short: a socket's path has 108 bytes
@@ -107,6 +103,7 @@ class Supervisor:
                 self._start_due()
                 self._wait(wake)
                 self._reap()
+                self._tell_troubles()
             listening.close()
             self._stop_all()
         finally:
@@ -132,29 +129,9 @@ class Supervisor:
         return [own] if self._ready_file is None else [own, self._ready_file]
 
     def _remove_ready_files(self) -> None:
-        for path in self._ready_files():
+        for path in (*self._ready_files(), self._state / TROUBLES):
             with suppress(OSError):  # its folder may be gone meanwhile
                 path.unlink(missing_ok=True)
-
-    def _lock_state(self) -> IO[bytes]:
-        """Take the state folder, or say who has it."""
-        try:
-            for folder in (self._state, self._state / "index"):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (self._state / "lock").open("ab")
-        except OSError as cause:
-            raise ConfigError(
-                f"server.state = {self._state}: expected a folder that can be written "
-                f"({cause.strerror}: {cause.filename})"
-            ) from cause
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as cause:
-            lock.close()
-            raise StateInUseError(
-                f"another murmurate runs on {self._state}: stop it, or choose --state FOLDER"
-            ) from cause
-        return lock
 
     def _listen(self) -> socket.socket:
         """Bind before anything is started, so that a taken port is said at once."""
@@ -194,48 +171,55 @@ class Supervisor:
         """Only wake the loop: it looks who it was."""
 
     def _start_due(self) -> None:
-        """Start what is due: the boot message goes down its stdin, which then is its lifeline."""
+        """Start what is due."""
         now_s = self._clock.now_s()
         for child in self._children:
             if child.due_s is None or child.due_s > now_s:
                 continue
-            child.due_s = None
-            child.process = subprocess.Popen(  # noqa: S603 - our own modules
-                [sys.executable, "-m", child.module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=child.descriptors,
-                env=None if child.module == SERVER else passed_on(os.environ),  # noqa: TID251
-                start_new_session=True,  # Ctrl-C is for us alone
-            )
-            assert child.process.stdin is not None
-            assert child.process.stdout is not None
-            with suppress(BrokenPipeError):  # it died at once: `_reap` hears of that
-                child.process.stdin.write(msgspec.json.encode(child.boot) + b"\n")
-                child.process.stdin.flush()
-            self._selector.register(child.process.stdout, selectors.EVENT_READ, child)
+            environment = None if child.module == SERVER else passed_on(os.environ)  # noqa: TID251
+            try:
+                child.start(environment, now_s)
+            except OSError as cause:  # no process, file or memory to be had: later, perhaps
+                self._again(child, f"could not be started ({cause.strerror})")
+            else:
+                child.watch(self._selector)
 
     def _wait(self, wake: int) -> None:
-        """Wait for a signal, a child's word, or the next start that is due."""
-        due = [child.due_s for child in self._children if child.due_s is not None]
-        timeout_s = max(min(due) - self._clock.now_s(), 0.0) if due else None
-        for key, _ in self._selector.select(timeout_s):
+        """Wait for a signal, a child's word, the next start that is due or a silence too long."""
+        now_s = self._clock.now_s()
+        due_s = min(self._due_s(child) for child in self._children)
+        wake_s = min(max(due_s, now_s), now_s + LOOK_S)
+        for key, _ in self._selector.select(wake_s - now_s):
             if key.fd == wake:
                 os.read(wake, 4096)
             else:
-                self._hear(key.data)
+                self._hear(key.data, key.fd)
+        self._end_silent(wake_s)
 
-    def _hear(self, child: Child) -> None:
-        """Read the child's one line: that it serves. End-of-file is no news, its exit is."""
-        assert child.process is not None
-        assert child.process.stdout is not None
-        line = child.process.stdout.readline()
-        self._selector.unregister(child.process.stdout)
-        if not line or child.module != SERVER or self._announced:
+    def _end_silent(self, wake_s: float) -> None:
+        """Kill what has said nothing for too long, unless we ourselves were not there to hear."""
+        now_s = self._clock.now_s()
+        for child in self._children:
+            if overslept(wake_s, now_s):
+                child.heard_s = None if child.heard_s is None else now_s
+            elif child.is_watched and self._due_s(child) <= now_s:
+                child.kill(now_s)
+
+    def _due_s(self, child: Child) -> float:
+        """Return when something is to be done about a child unless it says something."""
+        if child.due_s is not None:
+            return child.due_s
+        return deadline_s(child.began_s, child.heard_s, self._patience)
+
+    def _hear(self, child: Child, descriptor: int) -> None:
+        """Read what a child says. End-of-file is no news, its exit is."""
+        goes_on, ready = child.hear(descriptor, self._clock.now_s())
+        if not goes_on:
+            self._selector.unregister(descriptor)
+        if ready is None or child.module != SERVER or self._announced:
             return
-        facts = msgspec.json.decode(line, type=dict[str, str | bool])
         try:
-            self._announce(str(facts["url"]))
+            self._announce(str(ready["url"]))
         except ConfigError as error:
             self._fault = error.detail
             self._stopping = True
@@ -265,36 +249,39 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Note who died, and when it is started again."""
-        now_s = self._clock.now_s()
         for child in self._children:
             if child.process is None or child.process.poll() is None:
                 continue
-            code = child.process.returncode
-            self._forget(child)
+            end = child.bury(self._selector)
             if self._stopping:
                 continue
-            if code == EXIT_CONFIG and not self._announced:
+            if end.code == EXIT_CONFIG and not self._announced:
                 self._exit_code = EXIT_FAILED  # it has said why
                 self._stopping = True
                 continue
-            child.exits_s = [*recent(child.exits_s, now_s), now_s]
-            wait_s = delay_s(child.exits_s, now_s)
-            child.due_s = now_s + wait_s
-            how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-            when = f"in {wait_s:.1f} s" if wait_s else "at once"
-            with lossy(sys.stderr):
-                sys.stderr.write(f"murmurate: {child.name} {how}; it is started again {when}\n")
+            self._again(child, told(end))
 
-    def _forget(self, child: Child) -> None:
-        """Close the pipes of a process that is gone."""
-        assert child.process is not None
-        for pipe in (child.process.stdin, child.process.stdout):
-            assert pipe is not None
-            if pipe in self._selector.get_map():
-                self._selector.unregister(pipe)
-            with suppress(BrokenPipeError):
-                pipe.close()
-        child.process = None
+    def _again(self, child: Child, end: str) -> None:
+        """Note an end, say it, and when the child is started again."""
+        now_s = self._clock.now_s()
+        child.end = end
+        child.exits_s = [*recent(child.exits_s, now_s), now_s]
+        wait_s = delay_s(child.exits_s, now_s)
+        child.due_s = now_s + wait_s
+        when = f"in {wait_s:.1f} s" if wait_s else "at once"
+        say(f"murmurate: {child.name} {end}; it is started again {when}\n".encode())
+
+    def _tell_troubles(self) -> None:
+        """Leave for the server what does not work, and why: a dead process can't say it itself."""
+        now_s = self._clock.now_s()
+        troubles = {c.name: what for c in self._children if (what := trouble(c, now_s))}
+        if troubles == self._told_troubles:
+            return
+        self._told_troubles = troubles
+        with suppress(OSError):  # a full disk: it is said on our standard error, too
+            fresh = self._state / f"{TROUBLES}.new"
+            fresh.write_bytes(msgspec.json.encode(troubles))  # a disk that hangs may not stop us
+            fresh.replace(self._state / TROUBLES)
 
     def _stop_all(self) -> None:
         """Let the server drain first: the others serve its last requests. Then end those."""
@@ -315,6 +302,8 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for child in children:
+            child.last_words()
 
 
 @contextmanager
@@ -327,6 +316,24 @@ def lossy(stream: TextIO) -> Generator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # what is still in its buffer goes there, too
         os.close(nowhere)
+
+
+def trouble(child: Child, now_s: float) -> Trouble | None:
+    """Return what is wrong with a process; a single crash that it came back from is nothing."""
+    crashes = len(recent(child.exits_s, now_s))
+    if not crashes or (child.serves and crashes < LOOP_CRASHES):
+        return None
+    often = f"ended {crashes} times within a minute" if crashes > 1 else "ended"
+    return Trouble(f"{often}: it {child.end}", child.said)
+
+
+def open_files(wanted: int) -> None:
+    """Raise the number of files that we and our children may open, as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
@@ -349,7 +356,10 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         engine_keys[name] = secrets.token_hex(16)
         engine_sockets[name] = f"{sockets}/engine{index}.sock"
         boot = EngineBoot(name, model, engine_sockets[name], engine_keys[name])
-        found.append(Child(f"engine {name}", "murmurate.workers.engine", boot))
+        most = model.memory_bytes_max
+        found.append(
+            Child(f"engine {name}", "murmurate.workers.engine", boot, memory_bytes_max=most)
+        )
     library = f"{sockets}/library.sock"
     sandbox = f"{sockets}/sandbox.sock"
     boot = LibraryBoot(
@@ -358,8 +368,12 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         config.embeddings,
         remote(config.embeddings) if config.embeddings.url is not None else None,
     )
-    found.append(Child("library", "murmurate.workers.library", boot))
-    found.append(Child("sandbox", "murmurate.workers.sandbox", SandboxBoot(sandbox)))
+    limits = config.workers
+    most = limits.library_memory_bytes_max
+    found.append(Child("library", "murmurate.workers.library", boot, memory_bytes_max=most))
+    most = limits.sandbox_memory_bytes_max
+    boot = SandboxBoot(sandbox)
+    found.append(Child("sandbox", "murmurate.workers.sandbox", boot, memory_bytes_max=most))
     server = ServerBoot(
         config=config,
         state=str(state),
@@ -369,6 +383,7 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         library=library,
         sandbox=sandbox,
     )
-    found.append(Child("server", SERVER, server, (listening.fileno(),)))
+    most = limits.server_memory_bytes_max
+    found.append(Child("server", SERVER, server, (listening.fileno(),), memory_bytes_max=most))
     found.insert(0, found.pop())  # first what takes longest until clients see it
     return found

@@ -1,0 +1,59 @@
+"""One state folder, one supervisor: a lock that ends with its process, however that ended."""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from murmurate.core.errors import ConfigError, StateInUseError
+
+
+def lock_state(state: Path) -> IO[bytes]:
+    """Take the state folder, making it where there is none; hold on to what is returned.
+
+    Raises:
+        ConfigError: It is no folder that can be written.
+        StateInUseError: Another supervisor has it.
+    """
+    try:
+        for folder in (state, state / "index"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (state / "lock").open("a+b")
+    except OSError as cause:
+        raise ConfigError(
+            f"server.state = {state}: expected a folder that can be written "
+            f"({cause.strerror}: {cause.filename})"
+        ) from cause
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        who = owner(lock)
+        lock.close()
+        raise StateInUseError(
+            f"another murmurate{who} runs on {state}: stop it, or choose --state FOLDER"
+        ) from cause
+    with suppress(OSError):  # a full disk: the lock holds without its owner's name
+        lock.truncate(0)
+        lock.write(b"%d\n" % os.getpid())
+        lock.flush()
+    return lock
+
+
+def owner(lock: IO[bytes]) -> str:
+    """Return who holds the lock, as it wrote itself into the file; empty when it did not."""
+    lock.seek(0)
+    pid = lock.read(20).strip()
+    return f" (process {pid.decode()})" if pid.isdigit() else ""
+
+
+def is_locked(state: Path) -> bool:
+    """Tell whether a supervisor has the folder now."""
+    try:
+        with (state / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
