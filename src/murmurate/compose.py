@@ -9,6 +9,7 @@
 import asyncio
 import inspect
 import random
+import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from murmurate.adapters.logs import JsonLog
 from murmurate.adapters.minilm import weights_folder
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
+from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.telemetry import TelemetryStore
 from murmurate.agents.ports import Sandbox
@@ -40,7 +42,12 @@ from murmurate.config import (
     secret,
 )
 from murmurate.core.clock import Clock, SystemClock
-from murmurate.core.errors import MissingPartError, MurmurateError, NotFoundError
+from murmurate.core.errors import (
+    LogCorruptError,
+    MissingPartError,
+    MurmurateError,
+    NotFoundError,
+)
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
@@ -68,6 +75,7 @@ READY = "ready"
 FIRST_PASS_WAIT_S = 2.0
 FIRST_PASS_WAIT_S_MAX = 60.0
 HEALTH_KEPT_S = 1.0
+EXAMINE_EVERY_S = 24 * 3600.0
 READY_WAIT_S = 60.0
 """How long /readyz waits for the first pass over the documents; after that it is ready without."""
 
@@ -80,9 +88,25 @@ class Traces(Protocol):
         ...
 
 
+class LogCare(Protocol):
+    """Knows and looks for damage in the log's file."""
+
+    @property
+    def damage(self) -> Sequence[object]:
+        """What is known to be damaged or lost, one item a place."""
+        ...
+
+    async def examine(self) -> None:
+        """Read everything once, slowly, to find the rest."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """Everything that a running platform needs and does not compute itself."""
+    """Everything that a running platform needs and does not compute itself.
+
+    `log_care` looks after the log's file, where it has one.
+    """
 
     clock: Clock
     ids: Ids
@@ -94,6 +118,7 @@ class Outside:
     library: Library
     embedder: Embedder | None
     sandbox: Sandbox | None
+    log_care: LogCare | None = None
     close: Sequence[Callable[[], Any]] = ()
 
 
@@ -121,6 +146,7 @@ def service(config: Config, outside: Outside, keys: Keys) -> Service:
     )
     sessions = chain(config, outside, collections, metrics)
     platform = Platform(config, outside, sessions, collections)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
     limit = config.limits["default"]
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {EMBEDDER_NAME: outside.embedder}
@@ -269,7 +295,24 @@ class Platform:
         for name, state in self._first_pass.items():
             parts[f"documents {name}"] = state
             ready = ready and (state != NOT_READ or not waiting)
+        # It says how many places, never whose: /readyz is open to everybody. All else is served.
+        damaged = self.log_damaged()
+        parts["log"] = f"{damaged} places are damaged: murmurate doctor" if damaged else READY
         return Readiness(ready, parts)
+
+    def log_damaged(self) -> int:
+        """Return how many places of the log are known to be damaged."""
+        return 0 if self._outside.log_care is None else len(self._outside.log_care.damage)
+
+    async def examine_log(self) -> None:
+        """Look for damage in the log, once a day, as long as the service runs."""
+        care = self._outside.log_care
+        while care is not None:
+            try:
+                await care.examine()
+            except MurmurateError as error:
+                self._outside.events.event("log.not_examined", detail=str(error))
+            await self._outside.clock.sleep(EXAMINE_EVERY_S)
 
     async def _engines_healthy(self) -> dict[str, bool]:
         """Ask our own engines, at most once a second: /readyz is open to everybody.
@@ -345,9 +388,15 @@ async def open_keys(log: Log, clock: Clock, ids: Ids, *, first_key: Path) -> Key
     records: list[KeyRecord] = []
     async with aclosing(log.streams(REGISTRY, "key/")) as streams:
         names = [info.stream async for info in streams]
+    damaged: list[LogCorruptError] = []
     for name in names:
-        async with aclosing(log.read(REGISTRY, name)) as entries:
-            records += [msgspec.json.decode(e.body, type=KeyRecord) async for e in entries]
+        try:
+            async with aclosing(log.read(REGISTRY, name)) as entries:
+                records += [msgspec.json.decode(e.body, type=KeyRecord) async for e in entries]
+        except LogCorruptError as error:
+            damaged.append(error)  # its owner is locked out; the others are served
+    if not records and damaged:  # a new key would open what the old ones protected
+        raise damaged[0]
     if not records:
         key = ids.secret("mur")
         record = KeyRecord(ids.new("key"), digest(key), TENANT, ("*",), clock.unix_ms())
@@ -383,8 +432,17 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
     tracer = Recorder(clock=clock, ids=Ids(clock, random.Random()), sink=keep)  # noqa: S311
     library = LibraryClient(workers.library, clock=clock)
     sandbox = SandboxClient(workers.sandbox, clock=clock)
-    log = SqliteLog(state / "truth.db", clock=clock)
     events = JsonLog(state / "server.log", clock=clock)
+
+    def damaged(damage: Damage) -> None:
+        events.event("log.damaged", stream=damage.stream, tenant=damage.tenant, detail=str(damage))
+
+    def tell(what: str) -> None:
+        """Say what is done to the file, to whoever watches the start and to whoever looks later."""
+        sys.stderr.write(f"murmurate: {what}\n")
+        events.event("log.opened", detail=what)
+
+    log = SqliteLog(state / "truth.db", clock=clock, on_damage=damaged, told=tell)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
         for name, model in config.models.items()
@@ -400,6 +458,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         library=library,
         embedder=library if _has_embedder() else None,
         sandbox=sandbox,
+        log_care=log,
         close=(
             *(engine.close for engine in engines.values()),
             library.close,

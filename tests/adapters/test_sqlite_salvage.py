@@ -269,7 +269,8 @@ def test_what_is_salvaged_goes_on_and_the_damaged_file_is_kept(
 ) -> None:
     path = copied(pristine.closed, tmp_path / "log")
     content = bytearray(path.read_bytes())
-    content[PAGE * 3 : PAGE * 6] = bytes(PAGE * 3)
+    middle = len(content) // PAGE // 2 * PAGE
+    content[middle : middle + 3 * PAGE] = bytes(3 * PAGE)
     path.write_bytes(content)
     seen = asyncio.run(look(path))
     judge(seen, pristine.kept)

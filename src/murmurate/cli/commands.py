@@ -17,6 +17,8 @@ COMMANDS = {
     "chat": "murmurate.cli.ask",
     "ingest": "murmurate.cli.ask",
     "trace": "murmurate.cli.ask",
+    "backup": "murmurate.cli.backup",
+    "restore": "murmurate.cli.backup",
     "doctor": "murmurate.cli.doctor",
 }
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import click
 
 from murmurate.cli.client import STRANGE, RefusedError, fetch, find, read, send
+from murmurate.cli.log_check import check_log
 from murmurate.cli.options import connected
 from murmurate.config import Engine, documents_path, explain, load, weights_path
 from murmurate.core.errors import MurmurateError
@@ -81,6 +82,10 @@ def examine(path: Path | None, state: Path, url: str | None, key: str | None) ->
     for name, collection in config.knowledge.items():
         findings.append(folder(name, documents_path(collection.folder)))
     findings.append(state_folder(state))
+    findings += [
+        Finding("log", "ok" if it.is_well else "broken", it.detail, it.advice)
+        for it in check_log(state)
+    ]
     findings += server(url, key, state)
     findings += [
         Finding(setting, "setting", repr(value), origin) for setting, value, origin in explain(path)

@@ -19,6 +19,7 @@ from murmurate.adapters.http_edge import HttpEdge
 from murmurate.core.errors import (
     ConfigError,
     LogCorruptError,
+    LogNewerError,
     LogUnavailableError,
     MurmurateError,
 )
@@ -27,7 +28,7 @@ from murmurate.workers.lifeline import EXIT_CONFIG, boot, say_ready
 
 READY_POLL_S = 0.05
 EXIT_FAILED = 1
-LASTING = (ConfigError, LogCorruptError, LogUnavailableError)
+LASTING = (ConfigError, LogCorruptError, LogNewerError, LogUnavailableError)
 """What starting again doesn't mend."""
 
 
@@ -71,12 +72,13 @@ async def main(message: ServerBoot) -> None:
     loop.add_signal_handler(signal.SIGTERM, drain)
     first_pass = asyncio.create_task(service.platform.first_pass())
     announcing = asyncio.create_task(announce(service, listening))
+    examining = asyncio.create_task(service.platform.examine_log())
     try:
         await server.serve(sockets=[listening])
     finally:
-        for task in (first_pass, announcing):
+        for task in (first_pass, announcing, examining):
             task.cancel()
-        await asyncio.gather(first_pass, announcing, return_exceptions=True)
+        await asyncio.gather(first_pass, announcing, examining, return_exceptions=True)
         await compose.close(service.outside)
 
 

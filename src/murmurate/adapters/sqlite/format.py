@@ -10,7 +10,6 @@ import zlib
 from murmurate.adapters.sqlite.database import Schema
 
 ENTRY_COLUMNS = 9
-HEAD_COLUMNS = 6
 SNAPSHOT_COLUMNS = 8
 
 _HEAD = """CREATE TABLE head (

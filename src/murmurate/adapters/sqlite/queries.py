@@ -265,9 +265,9 @@ def checked(rows: sqlite3.Cursor | list[Any]) -> tuple[list[Stored], Damage | No
         except TypeError:  # damage can turn a number into a text
             intact = False
         if not intact:
-            named = (it.decode(errors="replace") for it in (tenant, stream))
             place = seq if isinstance(seq, int) else 0
-            return entries, Damage(*named, place, place, Reason.DAMAGED)
+            t, s = (name.decode(errors="replace") for name in (tenant, stream))
+            return entries, Damage(t, s, place, place, Reason.DAMAGED)
         entries.append(
             Stored(
                 tenant.decode(), stream.decode(), seq, position, epoch, kind.decode(), at_ms, body

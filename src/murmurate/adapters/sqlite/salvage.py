@@ -13,7 +13,6 @@ from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
 from murmurate.adapters.sqlite.database import open_writer
 from murmurate.adapters.sqlite.format import (
     ENTRY_COLUMNS,
-    HEAD_COLUMNS,
     SCHEMA,
     SNAPSHOT_COLUMNS,
     entry_checksum,
@@ -99,14 +98,11 @@ def _take(db: sqlite3.Connection, row: Row) -> None:
         case (bytes(), bytes(), int(), *_) if row.rowid is not None:
             if len(row.values) == SNAPSHOT_COLUMNS:
                 _take_snapshot(db, row.values)
-        case (bytes() as tenant, bytes() as stream, int() as seq, int() as first, *rest):
-            if len(row.values) == HEAD_COLUMNS:
-                snapshot, crc = rest
-                counts = (seq, first, snapshot)
-                if isinstance(snapshot, int) and crc == head_checksum((tenant, stream), *counts):
-                    db.execute(_HEAD, (tenant.decode(), stream.decode(), *counts))
-            elif not rest:  # an index, or a head of format 1
-                _hint(db, tenant, stream, seq)
+        case (bytes() as tenant, bytes() as stream, int() as seq, int() as first, int() as it, crc):
+            if crc == head_checksum((tenant, stream), seq, first, it):
+                db.execute(_HEAD, (tenant.decode(), stream.decode(), seq, first, it))
+        case (bytes() as tenant, bytes() as stream, int() as seq, int()):
+            _hint(db, tenant, stream, seq)  # an index, or a head of format 1
         case _:
             pass
 
