@@ -433,16 +433,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
     library = LibraryClient(workers.library, clock=clock)
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     events = JsonLog(state / "server.log", clock=clock)
-
-    def damaged(damage: Damage) -> None:
-        events.event("log.damaged", stream=damage.stream, tenant=damage.tenant, detail=str(damage))
-
-    def tell(what: str) -> None:
-        """Say what is done to the file, to whoever watches the start and to whoever looks later."""
-        sys.stderr.write(f"murmurate: {what}\n")
-        events.event("log.opened", detail=what)
-
-    log = SqliteLog(state / "truth.db", clock=clock, on_damage=damaged, told=tell)
+    log = _log(state / "truth.db", clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
         for name, model in config.models.items()
@@ -468,6 +459,19 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
             events.close,
         ),
     )
+
+
+def _log(path: Path, *, clock: Clock, events: EventLog) -> SqliteLog:
+    """Open the log; what is done to its file is told to whoever watches the start, and kept."""
+
+    def damaged(damage: Damage) -> None:
+        events.event("log.damaged", stream=damage.stream, tenant=damage.tenant, detail=str(damage))
+
+    def tell(what: str) -> None:
+        sys.stderr.write(f"murmurate: {what}\n")
+        events.event("log.opened", detail=what)
+
+    return SqliteLog(path, clock=clock, on_damage=damaged, told=tell)
 
 
 def _has_embedder() -> bool:

@@ -274,8 +274,8 @@ def test_what_is_salvaged_goes_on_and_the_damaged_file_is_kept(
     path.write_bytes(content)
     seen = asyncio.run(look(path))
     judge(seen, pristine.kept)
-    assert "is damaged (" in seen.said[0]
-    assert "entries of 13 streams were saved" in seen.said[1]
+    assert "truth.db was damaged (" in seen.said[0]
+    assert "entries of 13 streams were saved" in seen.said[0]
     [kept] = path.parent.glob("truth.db.damaged-*Z")
     assert kept.read_bytes() == content
     assert not path.with_name("truth.db.check").exists()

@@ -31,23 +31,28 @@ def check_log(state: Path) -> list[Found]:
         seen = survey(path, checked_bytes_max=CHECKED_BYTES_MAX)
         free_bytes = shutil.disk_usage(state).free
     except LogNewerError as error:
-        return [Found(False, error.detail, "run the version that wrote it, or restore a backup")]
-    except (MurmurateError, OSError) as error:
-        detail = error.detail if isinstance(error, MurmurateError) else str(error)
-        return [Found(False, detail, "start the service: it saves what can be read")]
+        return [_broken(error.detail, "run the version that wrote it, or restore a backup")]
+    except MurmurateError as error:
+        return [_broken(error.detail, "start the service: it saves what can be read")]
+    except OSError as error:
+        return [_broken(str(error), "chown or chmod")]
     how = "checked" if seen.checked_whole else "too large to be checked here"
     detail = (
         f"format {seen.format}, {seen.entries} entries of {seen.streams} streams,"
         f" {seen.size_bytes / 1e6:.1f} MB, {how}"
     )
-    found = [Found(seen.fault is None, detail)]
+    found = [Found(is_well=True, detail=detail)]
     if seen.fault is not None:
         advice = "restart the service: it saves what can be read; or murmurate restore"
-        found = [Found(False, f"{detail}: {seen.fault}", advice)]
+        found = [_broken(f"{detail}: {seen.fault}", advice)]
     for place in seen.damage[:SHOWN_MAX]:
-        found.append(Found(False, str(place), "restore a backup, or go on without"))
+        found.append(_broken(str(place), "restore a backup, or go on without"))
     if len(seen.damage) > SHOWN_MAX:
-        found.append(Found(False, f"and {len(seen.damage) - SHOWN_MAX} more damaged places"))
+        found.append(_broken(f"and {len(seen.damage) - SHOWN_MAX} more damaged places", ""))
     if free_bytes < FREE_BYTES_MIN:
-        found.append(Found(False, f"{free_bytes / 1e6:.1f} MB are free", "make room on the disk"))
+        found.append(_broken(f"{free_bytes / 1e6:.1f} MB are free", "make room on the disk"))
     return found
+
+
+def _broken(detail: str, advice: str) -> Found:
+    return Found(is_well=False, detail=detail, advice=advice)

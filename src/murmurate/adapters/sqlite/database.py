@@ -174,13 +174,18 @@ def translate(cause: sqlite3.Error, path: Path) -> MurmurateError:
             f"{path.name}: {cause}; what can be read of it is put into a new file at the next"
             " start, or restore a backup"
         )
-    return LogUnavailableError(f"{path.name}: {cause}; nothing was written", retry_s=1.0)
+    advice = ": make room" if _is_full(cause) else ""
+    return LogUnavailableError(f"{path.name}: {cause}; nothing was written{advice}", retry_s=1.0)
 
 
 def is_damage(cause: sqlite3.Error) -> bool:
     """Whether SQLite has met something in the file that cannot be."""
     code = getattr(cause, "sqlite_errorcode", None)  # absent where Python itself objects
     return code is not None and code & 0xFF in _DAMAGE  # the upper bits say where it was seen
+
+
+def _is_full(cause: sqlite3.Error) -> bool:
+    return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def roll_back(connection: sqlite3.Connection) -> None:

@@ -206,7 +206,8 @@ def _id(path: Path, *, wal: bool) -> bytes | None:
 
 
 def _salvaged(path: Path, fault: str, *, clock: Clock, told: Told) -> Salvaged:
-    told(f"{path.name} is damaged ({fault}); what can be read of it is put into a new file")
+    if path.exists() and path.stat().st_size > CHECKED_AT_START_BYTES_MAX:  # else it is done soon
+        told(f"{path.name} is damaged; what can be read of it is put into a new file")
     fresh = path.with_name(f"{path.name}.salvaged")
     saved = salvage(path, _wal(path), fresh, now_ms=clock.unix_ms())
     if saved is None:
@@ -226,8 +227,8 @@ def _salvaged(path: Path, fault: str, *, clock: Clock, told: Told) -> Salvaged:
     if any(place.reason is Reason.RECOUNTED for place in saved.damage):
         missing += ", and streams of which nothing is left can't be named"
     told(
-        f"{path.name}: {saved.entries} entries of {saved.streams} streams were saved, {missing};"
-        f" the damaged file is kept as {path.name}.{old}"
+        f"{path.name} was damaged ({fault}): {saved.entries} entries of {saved.streams} streams"
+        f" were saved, {missing}; the damaged file is kept as {path.name}.{old}"
     )
     return saved
 
