@@ -9,6 +9,7 @@
 import asyncio
 import inspect
 import random
+import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -76,6 +77,7 @@ FIRST_PASS_WAIT_S = 2.0
 FIRST_PASS_WAIT_S_MAX = 60.0
 HEALTH_KEPT_S = 1.0
 EXAMINE_EVERY_S = 24 * 3600.0
+KEY_FORM = re.compile(r"mur_[A-Za-z0-9_-]{20,64}")
 READY_WAIT_S = 60.0
 """How long /readyz waits for the first pass over the documents; after that it is ready without."""
 
@@ -398,13 +400,23 @@ async def open_keys(log: Log, clock: Clock, ids: Ids, *, first_key: Path) -> Key
     if not records and damaged:  # a new key would open what the old ones protected
         raise damaged[0]
     if not records:
-        key = ids.secret("mur")
+        # A key without a log is one whose log was lost, or was not written yet: its owner keeps it.
+        key = _kept_key(first_key) or ids.secret("mur")
         record = KeyRecord(ids.new("key"), digest(key), TENANT, ("*",), clock.unix_ms())
         # The file first: a key that is in the log but was never seen would lock everybody out.
         write_private(first_key, key.encode() + b"\n")
         await log.append([entry_of(record)])
         records.append(record)
     return Keys(records)
+
+
+def _kept_key(file: Path) -> str | None:
+    """Return the key that stands in the file, if there is one of ours."""
+    try:
+        found = file.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return found if KEY_FORM.fullmatch(found) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ def written(path: Path, *, page_bytes: int = 4096, wal: bool = False) -> sqlite3
     chance = random.Random(3)
     db = sqlite3.connect(path, isolation_level=None)
     db.execute(f"PRAGMA page_size={page_bytes}")
+    db.execute("PRAGMA synchronous=OFF")
     if wal:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA wal_autocheckpoint=0")
+    db.execute("BEGIN")
     db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)")
     db.execute("CREATE INDEX t_by_a ON t (a)")
     db.execute("CREATE TABLE k (a TEXT PRIMARY KEY, b) WITHOUT ROWID")
@@ -30,6 +32,7 @@ def written(path: Path, *, page_bytes: int = 4096, wal: bool = False) -> sqlite3
         a = chance.choice(numbers)
         db.execute("INSERT INTO t VALUES (?, ?, ?)", (id_, a, chance.randbytes(size)))
         db.execute("INSERT INTO k VALUES (?, ?)", (f"{number:05}", chance.randbytes(size % 3000)))
+    db.execute("COMMIT")
     return db
 
 
