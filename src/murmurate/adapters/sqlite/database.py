@@ -133,7 +133,8 @@ def check_version(path: Path, schema: Schema) -> None:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema").fetchall()}
         inside = version
         if b"file" in tables:
-            [(inside,)] = db.execute("SELECT format FROM file").fetchall() or [(version,)]
+            rows = db.execute("SELECT format FROM file LIMIT 2").fetchall()
+            inside = rows[0][0] if len(rows) == 1 else None
     if version > schema.version and inside == version:
         raise LogNewerError(
             f"{path.name} has format {version}, but this murmurate knows formats up to"

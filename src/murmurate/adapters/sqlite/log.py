@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from murmurate.adapters.sqlite import queries
 from murmurate.adapters.sqlite.copies import keep_before_upgrade
@@ -14,7 +15,7 @@ from murmurate.adapters.sqlite.format import SCHEMA
 from murmurate.adapters.sqlite.mend import ask_for_mending, mended
 from murmurate.adapters.sqlite.queries import PAGE_ROWS, Page
 from murmurate.adapters.sqlite.readers import Readers
-from murmurate.adapters.sqlite.writer import GroupWriter
+from murmurate.adapters.sqlite.writer import GroupWriter, Work
 from murmurate.core.clock import Clock
 from murmurate.core.errors import BodyTooLargeError, LogCorruptError, MurmurateError
 from murmurate.core.ports import Entry, Stored, StreamInfo
@@ -25,6 +26,8 @@ POLL_S = 0.2
 READERS = 4
 EXAMINE_PAUSE_S = 0.01
 """Between the steps of an examination, so that requests come first."""
+
+_T = TypeVar("_T")
 
 
 class SqliteLog:
@@ -134,8 +137,12 @@ class SqliteLog:
         more = True
         while more:
             listing = partial(queries.stream_names, tenant=tenant, prefix=prefix, after=after)
-            rows = await self._readers.do(listing)
+            rows = await self._whole(listing)
             for name, head in rows:
+                if name <= after:
+                    raise LogCorruptError(
+                        f"{self._path.name}: the names of streams are out of order"
+                    )
                 after = name
                 yield StreamInfo(tenant, name, head)
             more = len(rows) == PAGE_ROWS
@@ -163,19 +170,20 @@ class SqliteLog:
 
         Raises:
             LogUnavailableError: The file cannot be read now.
+            LogCorruptError: What goes over all streams cannot be read; the next start mends it.
         """
         after = (b"", b"")
         more = True
         while more:
-            names = await self._readers.do(partial(queries.all_names, after=after))
+            names = await self._whole(partial(queries.all_names, after=after))
             for tenant, stream in names:
-                await self._examine_stream(
-                    tenant.decode("utf-8", "replace"), stream.decode("utf-8", "replace")
-                )
+                await self._examine_stream(queries.text_of(tenant), queries.text_of(stream))
             # In a damaged tree the names may come in another order, and then again and again.
-            more = len(names) == PAGE_ROWS and names[-1] > after
+            more = len(names) == PAGE_ROWS and list(map(queries.text_of, names[-1])) > list(
+                map(queries.text_of, after)
+            )
             after = names[-1] if names else after
-        for damage in await self._readers.do(queries.headless):
+        for damage in await self._whole(queries.headless):
             await self._note(damage)
 
     async def close(self) -> None:
@@ -184,6 +192,14 @@ class SqliteLog:
         self._wake_tails()
         await self._writer.close()
         await self._readers.close()
+
+    async def _whole(self, work: Work[_T]) -> _T:
+        """Ask what goes over many streams; where that can't be read, the next start mends it."""
+        try:
+            return await self._readers.do(work)
+        except LogCorruptError:
+            ask_for_mending(self._path)
+            raise
 
     async def _page(self, tenant: str, stream: str, after: int, *, beginning: bool) -> Page:
         try:

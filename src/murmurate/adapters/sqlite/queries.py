@@ -220,7 +220,7 @@ def stream_names(
 ) -> list[tuple[str, int]]:
     """Return a page of names above `after` with their heads' seqs."""
     rows = rows_of(db, _STREAMS, (tenant, after, prefix, prefix + _LAST, PAGE_ROWS))
-    return [(name.decode(errors="replace"), head) for name, head in rows]
+    return [(text_of(name), number_of(head)) for name, head in rows]
 
 
 def all_names(db: sqlite3.Connection, after: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -231,7 +231,7 @@ def all_names(db: sqlite3.Connection, after: tuple[bytes, bytes]) -> list[tuple[
 def headless(db: sqlite3.Connection) -> list[Damage]:
     """Return the streams that have entries, but no head that leads to them."""
     return [
-        Damage(t.decode(errors="replace"), s.decode(errors="replace"), first, last, Reason.HEAD)
+        Damage(text_of(t), text_of(s), number_of(first), number_of(last), Reason.HEAD)
         for t, s, first, last in rows_of(db, _HEADLESS, (KNOWN_MAX,))
     ]
 
@@ -241,9 +241,9 @@ def known_damage(db: sqlite3.Connection) -> list[Damage]:
     query = "SELECT tenant, stream, seq, last, reason FROM damage ORDER BY at LIMIT ?"
     reasons = {reason.value: reason for reason in Reason}
     return [
-        Damage(t.decode(errors="replace"), s.decode(errors="replace"), seq, last, reasons[reason])
+        Damage(text_of(t), text_of(s), number_of(seq), number_of(last), reasons[reason])
         for t, s, seq, last, told in rows_of(db, query, (KNOWN_MAX,))
-        if (reason := told.decode(errors="replace")) in reasons
+        if (reason := text_of(told)) in reasons
     ]
 
 
@@ -265,8 +265,8 @@ def checked(rows: sqlite3.Cursor | list[Any]) -> tuple[list[Stored], Damage | No
         except TypeError:  # damage can turn a number into a text
             intact = False
         if not intact:
-            place = seq if isinstance(seq, int) else 0
-            t, s = (name.decode(errors="replace") for name in (tenant, stream))
+            place = number_of(seq)
+            t, s = (text_of(name) for name in (tenant, stream))
             return entries, Damage(t, s, place, place, Reason.DAMAGED)
         entries.append(
             Stored(
@@ -283,6 +283,16 @@ def rows_of(db: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> list
     """Return all rows of a query that has few."""
     with closing(db.execute(query, values)) as rows:
         return rows.fetchall()
+
+
+def text_of(value: object) -> str:
+    """Return what stands where a text should: damage can turn it into anything."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def number_of(value: object) -> int:
+    """Return what stands where a number should, 0 for anything else."""
+    return value if isinstance(value, int) else 0
 
 
 def put_head(db: sqlite3.Connection, key: tuple[str, str], head: Head) -> None:
