@@ -129,14 +129,16 @@ def test_a_log_is_replaced_only_on_purpose_and_then_kept(made: Path, tmp_path: P
     write(state, "mine")
     (state / "index").mkdir()
     (state / "index" / "chunks").touch()
+    (state / "key").write_text("mur_mine\n")
     with pytest.raises(StateNotEmptyError, match="--force"):
         restore(made, state, replace=False, told=quiet)
     assert read(state) == ["mine"]
+    assert (state / "key").read_text() == "mur_mine\n"
     for _ in range(2):
         restore(made, state, replace=True, told=quiet)
         assert read(state) == ["one", "two" * 5000]
     assert not (state / "index").exists()
-    assert "truth.db.before-restore" in names(state)
+    assert {"truth.db.before-restore", "key.before-restore"} <= set(names(state))
     (state / "truth.db.before-restore").rename(tmp_path / "old" / "truth.db")
     assert read(tmp_path / "old") == ["one", "two" * 5000]
 

@@ -264,6 +264,33 @@ def test_on_a_full_disk_turns_are_refused_and_the_service_goes_on_when_there_is_
         assert stop(process) == 0
 
 
+def test_on_a_full_disk_documents_wait_and_are_found_when_there_is_room(
+    tmp_path: Path, disk: Callable[[int], Path]
+) -> None:
+    small = disk(24)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "first.md").write_text("# Herons\n\nHerons stand in shallow water.\n")
+    (tmp_path / "rules.toml").write_text('[[rules]]\nmatch = ".*"\ntext = "yes"\n')
+    file = tmp_path / "murmurate.toml"
+    known = f"[knowledge.docs]\nfolder = {json.dumps(str(docs))}\n"
+    file.write_text(CONFIG.format(rules=tmp_path / "rules.toml").replace("[knowledge]\n", known))
+    with running(small / "state", "--config", str(file), environment=ROOMY) as service:
+        ballast = fill(small)
+        for number in range(40):
+            text = " ".join(f"kingfisher{number}x{word}" for word in range(3000))
+            (docs / f"{number:02}.md").write_text(f"# Birds {number}\n\n{text}\n")
+        shown = command("ingest", "--state", service.state)
+        assert shown.returncode == 1
+        assert "full" in shown.stderr
+        assert turn(service, "new", "are you there?")[0] in {200, 503}
+        ballast.unlink()
+        shown = command("ingest", "--state", service.state)
+        assert shown.returncode == 0, shown.stderr
+        assert "docs: 41 documents" in shown.stdout
+        assert turn(service, "new", "are you there?")[0] == 200
+
+
 def test_a_start_on_a_full_disk_is_refused_with_one_line(
     tmp_path: Path, config: tuple[str, str], disk: Callable[[int], Path]
 ) -> None:
@@ -294,3 +321,18 @@ def test_a_start_on_a_full_disk_is_refused_with_one_line(
     assert made.returncode == 1
     assert "make room" in made.stderr
     assert list(tight.iterdir()) == []
+
+
+def test_a_read_only_disk_stops_the_start_with_one_line(
+    tmp_path: Path, config: tuple[str, str], disk: Callable[[int], Path]
+) -> None:
+    small = disk(24)
+    with running(small / "state", *config):
+        pass
+    before = (small / "state" / "truth.db").read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    done = command("up", "--quiet", "--state", small / "state", "--listen", "127.0.0.1:0", *config)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "Read-only" in line
+    assert (small / "state" / "truth.db").read_bytes() == before

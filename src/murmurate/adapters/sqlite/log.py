@@ -179,10 +179,9 @@ class SqliteLog:
             for tenant, stream in names:
                 await self._examine_stream(queries.text_of(tenant), queries.text_of(stream))
             # In a damaged tree the names may come in another order, and then again and again.
-            more = len(names) == PAGE_ROWS and list(map(queries.text_of, names[-1])) > list(
-                map(queries.text_of, after)
-            )
-            after = names[-1] if names else after
+            before, after = after, names[-1] if names else after
+            is_further = [*map(queries.text_of, after)] > [*map(queries.text_of, before)]
+            more = len(names) == PAGE_ROWS and is_further
         for damage in await self._whole(queries.headless):
             await self._note(damage)
 
