@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from murmurate.adapters.sqlite.copies import _name_again
 from murmurate.adapters.sqlite.damage import Damage, Reason
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.mend import DAMAGED_FILES_KEPT, ask_for_mending
@@ -384,6 +385,15 @@ def test_an_interrupted_change_of_files_is_completed(pristine: Pristine, tmp_pat
         assert set(seen.entries) == set(pristine.kept.bodies)
         assert path.with_name("truth.db.damaged-20261121T000000Z").read_bytes() == old
         assert not chosen.exists()
+
+
+def test_where_a_file_can_have_one_name_only_it_is_copied(memory: Path, tmp_path: Path) -> None:
+    """Another disk stands for one that knows no second names."""
+    path, again = tmp_path / "truth.db", memory / "truth.db.kept"
+    path.write_bytes(b"old")
+    _name_again(path, again)
+    assert again.read_bytes() == b"old"
+    assert [it.name for it in memory.iterdir()] == ["truth.db.kept"]
 
 
 def test_only_the_newest_damaged_files_are_kept(pristine: Pristine, tmp_path: Path) -> None:

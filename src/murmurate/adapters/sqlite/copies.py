@@ -99,12 +99,23 @@ def finish(path: Path) -> None:
             if original.exists() and ending != "-shm":
                 link = path.with_name(kept + ending)
                 if not link.exists():
-                    os.link(original, link)
+                    _name_again(original, link)
         sync(path.parent)
         for ending in _JOURNALS:
             _beside(path, ending).unlink(missing_ok=True)
         chosen.replace(path)
         sync(path.parent)
+
+
+def _name_again(path: Path, name: Path) -> None:
+    """Give a file a second name; where the disk knows no such thing, a copy."""
+    try:
+        os.link(path, name)
+    except OSError:
+        fresh = _beside(name, ".new")
+        shutil.copyfile(path, fresh)
+        sync(fresh)
+        fresh.replace(name)
 
 
 def check_room(folder: Path, size_bytes: int, *, what: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from murmurate.adapters.sqlite.copies import check_room
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
-from murmurate.adapters.sqlite.database import open_writer
+from murmurate.adapters.sqlite.database import open_writer, translated
 from murmurate.adapters.sqlite.format import (
     ENTRY_COLUMNS,
     SCHEMA,
@@ -63,7 +63,7 @@ def salvage(path: Path, wal: Path, target: Path, *, now_ms: int) -> Salvaged | N
     Raises:
         LogUnavailableError: There is no room for it.
     """
-    with closing(Pages(path, wal)) as pages:
+    with translated(path), closing(Pages(path, wal)) as pages:
         check_room(target.parent, pages.size_bytes, what=f"the salvage of {path.name}")
         target.unlink(missing_ok=True)
         with closing(open_writer(target, SCHEMA, synchronous="OFF")) as db:
