@@ -4,6 +4,7 @@ import asyncio
 import stat
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from murmurate.core.errors import (
     KeyInvalidError,
     KeyRevokedError,
     LogCorruptError,
+    LogUnavailableError,
     NotFoundError,
 )
-from murmurate.core.ports import Entry
+from murmurate.core.ports import Entry, Stored
 from murmurate.core.types import Sampling
 from murmurate.fleet.ends import Trouble
-from murmurate.gateway.keys import REGISTRY, digest
+from murmurate.gateway.keys import REGISTRY, KeyRecord, digest, entry_of
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.knowledge.service import CollectionStatus
 from murmurate.observe.metrics import Metrics
@@ -173,6 +175,94 @@ def test_the_first_start_makes_a_key_that_only_its_file_knows(tmp_path: Path) ->
         assert again.keys.admit(f"Bearer {secret}".encode()).caller.scopes == ("*",)
         with pytest.raises(KeyInvalidError):
             again.keys.admit(b"Bearer mur_other")
+
+    asyncio.run(story())
+
+
+def test_a_key_whose_log_is_lost_stays_valid_and_other_words_in_its_file_do_not(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        file = tmp_path / "key"
+        await opened_keys(MemoryLog(clock=clock), clock, file)
+        secret = file.read_text().strip()
+        opened = await opened_keys(MemoryLog(clock=clock), clock, file, seed=2)
+        assert file.read_text().strip() == secret
+        caller = opened.keys.admit(f"Bearer {secret}".encode()).caller
+        assert caller.tenant == OPERATOR_TENANT
+        file.write_text("password\n")
+        await opened_keys(MemoryLog(clock=clock), clock, file, seed=3)
+        assert compose.KEY_FORM.fullmatch(file.read_text().strip())
+
+    asyncio.run(story())
+
+
+class DamagedLog(MemoryLog):
+    """A log in which some streams cannot be read."""
+
+    def __init__(self, *damaged: str, clock: FakeClock) -> None:
+        super().__init__(clock=clock)
+        self.damaged = set(damaged)
+
+    async def read(self, tenant: str, stream: str, *, after: int = 0) -> AsyncGenerator[Stored]:
+        if stream in self.damaged:
+            raise LogCorruptError(f"entry 1 of stream {stream} is damaged")
+        async with aclosing(super().read(tenant, stream, after=after)) as entries:
+            async for stored in entries:
+                yield stored
+
+
+def test_a_damaged_key_locks_out_its_owner_alone_and_never_makes_a_new_one(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = DamagedLog("key/1", clock=clock)
+        for number in (1, 2):
+            record = KeyRecord(str(number), digest(f"mur_{number}"), "default", ("*",), 0)
+            await log.append([entry_of(record)])
+        opened = await opened_keys(log, clock, tmp_path / "key")
+        assert opened.keys.admit(b"Bearer mur_2").caller.key_id == "2"
+        with pytest.raises(KeyInvalidError):
+            opened.keys.admit(b"Bearer mur_1")
+        log.damaged.add("key/2")
+        with pytest.raises(LogCorruptError):
+            await opened_keys(log, clock, tmp_path / "key")
+        assert not (tmp_path / "key").exists()
+
+    asyncio.run(story())
+
+
+class Care:
+    """A log's care that knows of some damage."""
+
+    def __init__(self, *damage: str) -> None:
+        self.damage = damage
+        self.examined = 0
+
+    async def examine(self) -> None:
+        self.examined += 1
+        if self.examined == 2:
+            raise LogUnavailableError("the disk is gone")
+
+
+def test_a_damaged_log_is_counted_and_its_service_stays_ready() -> None:
+    async def story() -> None:
+        service, clock, events = platform()
+        await service.first_pass()
+        assert (await service.readiness()).parts["log"] == "ready"
+        care = Care("entry 1 of stream session/secret", "entry 2 of stream session/secret")
+        service._outside = replace(service._outside, log_care=care)
+        readiness = await service.readiness()
+        assert readiness.ready
+        assert readiness.parts["log"] == "2 places are damaged: murmurate doctor"
+        assert service.log_damaged() == 2
+        examining = asyncio.create_task(service.examine_log())
+        await until(lambda: care.examined == 3)
+        examining.cancel()
+        assert clock.slept_s[:2] == [compose.EXAMINE_EVERY_S] * 2
+        assert events.named("log.not_examined") == [
+            {"detail": "[log.unavailable] the disk is gone"}
+        ]
 
     asyncio.run(story())
 

@@ -18,8 +18,14 @@ COVERED_ELSEWHERE = {
     "testing.py": "tests/ports",
     "adapters/memory.py": "tests/ports/test_log.py",
     # The parts of the log in SQLite, tested through it.
+    "adapters/sqlite/copies.py": "tests/adapters/test_sqlite_migrations.py, test_sqlite_salvage.py",
+    "adapters/sqlite/damage.py": "tests/adapters/test_sqlite_salvage.py",
     "adapters/sqlite/database.py": "tests/adapters/test_sqlite_log.py",
+    "adapters/sqlite/format.py": "tests/adapters/test_sqlite_migrations.py",
+    "adapters/sqlite/mend.py": "tests/adapters/test_sqlite_salvage.py",
+    "adapters/sqlite/queries.py": "tests/adapters/test_sqlite_log.py",
     "adapters/sqlite/readers.py": "tests/adapters/test_sqlite_log.py",
+    "adapters/sqlite/survey.py": "tests/cli/test_log_check.py",
     "adapters/sqlite/writer.py": "tests/adapters/test_sqlite_log.py",
     # Run by the embedder that needs a graph; a sync is what the collections do.
     "adapters/minilm_graph.py": "tests/adapters/test_minilm.py",
@@ -35,6 +41,7 @@ COVERED_ELSEWHERE = {
     "workers/scripted.py": "tests/workers/test_engine.py, tests/e2e",
     "workers/server.py": "tests/e2e",
     "workers/supervisor.py": "tests/e2e",
+    "cli/backup.py": "tests/e2e/test_log.py",
     "cli/client.py": "tests/e2e",
     "cli/ask.py": "tests/e2e",
     "cli/commands.py": "tests/e2e",

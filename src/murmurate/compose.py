@@ -9,6 +9,8 @@
 import asyncio
 import inspect
 import random
+import re
+import sys
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from murmurate.adapters.logs import JsonLog
 from murmurate.adapters.minilm import DIMENSIONS, weights_folder
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
+from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.telemetry import TelemetryStore
 from murmurate.agents.ports import Sandbox
@@ -43,7 +46,11 @@ from murmurate.config import (
     remote,
 )
 from murmurate.core.clock import Clock, SystemClock
-from murmurate.core.errors import MissingPartError, MurmurateError, NotFoundError
+from murmurate.core.errors import (
+    MissingPartError,
+    MurmurateError,
+    NotFoundError,
+)
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
@@ -78,6 +85,8 @@ OTHER_DOCUMENTS = "documents of other tenants"
 FIRST_PASS_WAIT_S = 2.0
 FIRST_PASS_WAIT_S_MAX = 60.0
 HEALTH_KEPT_S = 1.0
+EXAMINE_EVERY_S = 24 * 3600.0
+KEY_FORM = re.compile(r"mur_[A-Za-z0-9_-]{20,64}")
 READY_WAIT_S = 60.0
 """How long /readyz waits for the first pass over the documents; after that it is ready without."""
 
@@ -90,9 +99,25 @@ class Traces(Protocol):
         ...
 
 
+class LogCare(Protocol):
+    """Knows and looks for damage in the log's file."""
+
+    @property
+    def damage(self) -> Sequence[object]:
+        """What is known to be damaged or lost, one item a place."""
+        ...
+
+    async def examine(self) -> None:
+        """Read everything once, slowly, to find the rest."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """Everything that a running platform needs and does not compute itself."""
+    """Everything that a running platform needs and does not compute itself.
+
+    `log_care` looks after the log's file, where it has one.
+    """
 
     clock: Clock
     ids: Ids
@@ -106,6 +131,7 @@ class Outside:
     sandbox: Sandbox | None
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
+    log_care: LogCare | None = None
     close: Sequence[Callable[[], Any]] = ()
 
 
@@ -134,6 +160,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
     )
     sessions = chain(config, outside, collections, metrics)
     platform = Platform(config, outside, sessions, collections)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
@@ -319,6 +346,9 @@ class Platform:
             elif parts.get(OTHER_DOCUMENTS, READY) == READY:  # anybody may read this: no names
                 parts[OTHER_DOCUMENTS] = state if state in {READY, NOT_READ} else NOT_READABLE
             ready = ready and (state != NOT_READ or not waiting)
+        # It says how many places, never whose: /readyz is open to everybody. All else is served.
+        damaged = self.log_damaged()
+        parts["log"] = f"{damaged} places are damaged: murmurate doctor" if damaged else READY
         # What does not need them is served all the same, so they are said and no reason to be not.
         troubles = {f"process {name}": t for name, t in self._outside.troubles().items()}
         parts |= {name: trouble.how for name, trouble in troubles.items()}
@@ -328,6 +358,20 @@ class Platform:
             if trouble.words
         }
         return Readiness(ready, parts, here)
+
+    def log_damaged(self) -> int:
+        """Return how many places of the log are known to be damaged."""
+        return 0 if self._outside.log_care is None else len(self._outside.log_care.damage)
+
+    async def examine_log(self) -> None:
+        """Look for damage in the log, once a day, as long as the service runs."""
+        care = self._outside.log_care
+        while care is not None:
+            try:
+                await care.examine()
+            except MurmurateError as error:
+                self._outside.events.event("log.not_examined", detail=str(error))
+            await self._outside.clock.sleep(EXAMINE_EVERY_S)
 
     async def _engines_healthy(self) -> dict[str, bool]:
         """Ask our own engines, at most once a second: /readyz is open to everybody.
@@ -469,12 +513,18 @@ async def open_keys(
 ) -> OpenedKeys:
     """Read all keys; where none manages all others, make one and leave it in `first_key` (0600).
 
-    The file follows when the secret that it holds is rotated.
+    The file follows when the secret that it holds is rotated. A damaged key locks out its owner
+    alone; where none is left that manages the others, that is a `LogCorruptError` and no new key:
+    it would open what the old ones protected. A file without any key in the log is one whose log
+    was lost, or was not written yet: its owner keeps it.
     """
     keys = Keys(clock=clock)
     registry = Registry(keys, log=log, clock=clock, ids=ids)
-    await registry.open()
-    await registry.ensure_operator(lambda _, secret: _keep(first_key, secret))
+    damaged = await registry.open()
+    if damaged and not registry.has_operator():
+        raise damaged[0]
+    kept = None if len(keys) or damaged else _kept_key(first_key)
+    await registry.ensure_operator(lambda _, secret: _keep(first_key, secret), kept=kept)
 
     def follow_rotation(old_sha256: str, secret: str) -> None:
         try:
@@ -489,6 +539,15 @@ async def open_keys(
 
 def _keep(file: Path, secret: str) -> None:
     write_private(file, secret.encode() + b"\n")
+
+
+def _kept_key(file: Path) -> str | None:
+    """Return the key that stands in the file, if there is one of ours."""
+    try:
+        found = file.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return found if KEY_FORM.fullmatch(found) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,8 +582,8 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         else config.embeddings.dimensions,
     )
     sandbox = SandboxClient(workers.sandbox, clock=clock)
-    log = SqliteLog(state / "truth.db", clock=clock)
     events = JsonLog(state / "server.log", clock=clock)
+    log = _log(state / "truth.db", clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
         for name, model in config.models.items()
@@ -541,6 +600,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         embedder=library if _has_embedder(config.embeddings) else None,
         sandbox=sandbox,
         troubles=lambda: read_troubles(state / TROUBLES),
+        log_care=log,
         close=(
             *(engine.close for engine in engines.values()),
             library.close,
@@ -550,6 +610,19 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
             events.close,
         ),
     )
+
+
+def _log(path: Path, *, clock: Clock, events: EventLog) -> SqliteLog:
+    """Open the log; what is done to its file is told to whoever watches the start, and kept."""
+
+    def damaged(damage: Damage) -> None:
+        events.event("log.damaged", stream=damage.stream, tenant=damage.tenant, detail=str(damage))
+
+    def tell(what: str) -> None:
+        sys.stderr.write(f"murmurate: {what}\n")
+        events.event("log.opened", detail=what)
+
+    return SqliteLog(path, clock=clock, on_damage=damaged, told=tell)
 
 
 def read_troubles(path: Path) -> dict[str, Trouble]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from murmurate.adapters.sqlite.log import SqliteLog, _page
+from murmurate.adapters.sqlite.log import SqliteLog
+from murmurate.adapters.sqlite.queries import page as page_of
 from murmurate.adapters.sqlite.writer import WAITING_BYTES_MAX
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogConflictError, LogCorruptError, LogUnavailableError
@@ -112,7 +113,7 @@ def test_a_lost_entry_is_noticed(tmp_path: Path, lost: str) -> None:
     async def story(log: SqliteLog) -> None:
         await log.append([entry(str(number)) for number in range(1, 8)])
         edit(tmp_path / "truth.db", f"DELETE FROM entry WHERE {lost}")
-        with pytest.raises(LogCorruptError, match=r"of stream session/1 of default is lost"):
+        with pytest.raises(LogCorruptError, match=r"of stream session/1 of default (is|are) lost"):
             await all_of(log.read(T, S))
 
     play(tmp_path / "truth.db", story)
@@ -135,7 +136,7 @@ def test_a_stream_of_big_bodies_comes_in_pages_of_bounded_size(tmp_path: Path) -
         assert seqs_of(await all_of(log.read(T, S))) == list(range(1, 13))
         async with aclosing(log.tail("", after=0)) as tail:
             assert [(await anext(tail)).seq for _ in range(12)] == list(range(1, 13))
-        page = await log._readers.do(partial(_page, tenant=T, stream=S, after=0, beginning=True))
+        page = await log._readers.do(partial(page_of, tenant=T, stream=S, after=0, beginning=True))
         assert len(page.entries) == 4
 
     play(tmp_path / "truth.db", story)
@@ -161,12 +162,6 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailableError, match=r"truth.db"):
         SqliteLog(tmp_path / "none" / "truth.db", clock=SystemClock())
-
-
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    edit(tmp_path / "truth.db", "PRAGMA user_version = 99")
-    with pytest.raises(LogUnavailableError, match=r"truth.db has schema 99, .* schema 1"):
-        SqliteLog(tmp_path / "truth.db", clock=SystemClock())
 
 
 def test_what_waits_is_committed_together(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from murmurate.adapters.sqlite.telemetry import TelemetryStore
-from murmurate.core.errors import LogUnavailableError
+from murmurate.core.errors import LogNewerError, LogUnavailableError
 from murmurate.observe.spans import SpanRecord
 
 
@@ -143,7 +143,7 @@ def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version=99")
     before = path.read_bytes()
-    with pytest.raises(LogUnavailableError):
+    with pytest.raises(LogNewerError):
         TelemetryStore(path)
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (99,)

@@ -181,6 +181,8 @@ CASES: dict[str, Callable[[Town], None] | str] = {
     "keys rotate": rotates,
     "keys revoke": revokes,
     "doctor": examines,
+    "backup": "works on the state folder of whoever may read it, and asks no server",
+    "restore": "works on the state folder of whoever may write it, and asks no server",
 }
 
 

@@ -1,7 +1,7 @@
 """Collections follow their folders: what is read, kept, reported, and found after failures."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,10 +13,11 @@ from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import (
     DocumentUnreadableError,
     FolderMissingError,
+    LogCorruptError,
     NotFoundError,
     WorkerUnreachableError,
 )
-from murmurate.core.ports import Log
+from murmurate.core.ports import Log, Stored
 from murmurate.knowledge.changes import document_id
 from murmurate.knowledge.ingest import DROP, PUT, DocumentBody, Progress, Step
 from murmurate.knowledge.ports import (
@@ -393,6 +394,30 @@ async def test_a_lost_index_is_rebuilt_from_the_log_without_the_files() -> None:
         await synced(collections)
     assert sorted(document.text for document in emptied.index.values()) == ["cats", "dogs"]
     assert emptied.extracted == []
+
+
+class DamagedLog(MemoryLog):
+    """A log in which the first entry of every stream has been damaged."""
+
+    async def read(self, tenant: str, stream: str, *, after: int = 0) -> AsyncGenerator[Stored]:
+        async with aclosing(super().read(tenant, stream, after=after)) as entries:
+            async for stored in entries:
+                if stored.seq == 1:
+                    raise LogCorruptError(f"entry 1 of stream {stream} is damaged")
+                yield stored
+
+
+@story
+async def test_a_document_that_is_damaged_in_the_log_is_read_from_its_file_again() -> None:
+    log = DamagedLog(clock=FakeClock())
+    await synced(collections_of(FakeLibrary({"a.md": "cats", "gone.md": "dogs"}), log))
+    library = FakeLibrary({"a.md": "cats"})
+    await synced(collections_of(library, log))
+    assert library.extracted == ["a.md"]
+    assert [document.text for document in library.index.values()] == ["cats"]
+    stream = f"doc/docs/{document_id('docs', 'a.md')}"
+    async with aclosing(log.read(T, stream)) as entries:
+        assert [entry.seq async for entry in entries] == [2]
 
 
 @story

@@ -20,6 +20,8 @@ COMMANDS = {
     "knowledge": "murmurate.cli.documents",
     "trace": "murmurate.cli.ask",
     "keys": "murmurate.cli.keys",
+    "backup": "murmurate.cli.backup",
+    "restore": "murmurate.cli.backup",
     "doctor": "murmurate.cli.doctor",
 }
 

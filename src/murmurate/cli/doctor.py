@@ -12,6 +12,7 @@ from rich.console import Console
 from murmurate.cli import local_checks, remote_checks
 from murmurate.cli.client import STRANGE, RefusedError, fetch, find, read, send
 from murmurate.cli.findings import Finding, show
+from murmurate.cli.log_check import check_log
 from murmurate.cli.options import connected
 from murmurate.compose import read_troubles
 from murmurate.config import Config, EmbeddingsEngine, Engine, documents_path, explain, load
@@ -85,7 +86,11 @@ def here(config: Config, state: Path) -> list[Finding]:
         found.append(local_checks.embedder(config, local_checks.embedded_by(state)))
     for name, collection in config.knowledge.items():
         found.append(local_checks.folder(name, documents_path(collection.folder)))
-    return [*found, *local_checks.key_files(config), *local_checks.state_folder(state)]
+    found += [*local_checks.key_files(config), *local_checks.state_folder(state)]
+    return found + [
+        Finding("log", "ok" if it.is_well else "fail", it.detail, it.advice)
+        for it in check_log(state)
+    ]
 
 
 def elsewhere(config: Config, state: Path, *, timeout_s: float | None) -> list[Finding]:

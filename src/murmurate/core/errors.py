@@ -44,6 +44,18 @@ class StateInUseError(MurmurateError):
     code = "state.in_use"
 
 
+class StateNotEmptyError(MurmurateError):
+    """The state folder holds a log already. Use another folder, or replace it on purpose."""
+
+    code = "state.not_empty"
+
+
+class BackupInvalidError(MurmurateError):
+    """The file is no backup, or it is not as it was written. Use another one."""
+
+    code = "backup.invalid"
+
+
 class AddressInUseError(MurmurateError):
     """The address to listen on is taken. Stop the other program, or choose another port."""
 
@@ -277,6 +289,12 @@ class LogCorruptError(MurmurateError):
     """A stored entry does not match its checksum. Restore it from a backup."""
 
     code = "log.corrupt"
+
+
+class LogNewerError(MurmurateError):
+    """A newer murmurate wrote the log. Run that version, or restore a backup of before it."""
+
+    code = "log.newer"
 
 
 class LogUnavailableError(MurmurateError):

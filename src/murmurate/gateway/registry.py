@@ -10,7 +10,7 @@ from contextlib import aclosing
 import msgspec
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import MurmurateError, TooManyKeysError
+from murmurate.core.errors import LogCorruptError, MurmurateError, TooManyKeysError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Entry, EventLog, Log
 from murmurate.core.types import Caller, Frozen
@@ -75,9 +75,10 @@ class Registry:
         self._ids = ids
         self._audit_seen = 0
 
-    async def open(self) -> None:
-        """Read all keys; forget those that ended long ago. `LogCorruptError` where one is damaged.
+    async def open(self) -> list[LogCorruptError]:
+        """Read all keys; forget those that ended long ago. Return what is damaged of them.
 
+        A damaged key opens nothing, for what can't be read may be its revocation.
         The end of the audit stream is read first: what is changed meanwhile is read twice then,
         never missed.
         """
@@ -85,24 +86,35 @@ class Registry:
             heads = [info.head async for info in streams if info.stream == AUDIT]
         async with aclosing(self._log.streams(REGISTRY, stream_of(""))) as streams:
             names = [info.stream async for info in streams]
+        damaged: list[LogCorruptError] = []
         for name in names:
-            await self._read(name.removeprefix(stream_of("")))
+            try:
+                await self._read(name.removeprefix(stream_of("")))
+            except LogCorruptError as error:
+                damaged.append(error)
         self._audit_seen = heads[0] if heads else 0
         now_ms = self._clock.unix_ms()
         for key in self._keys.all():
             ended_ms = key.ended_ms(now_ms)
             if ended_ms is not None and now_ms - ended_ms > ENDED_KEPT_MS:
                 await self._forget(key.record.id)
+        return damaged
 
-    async def ensure_operator(self, on_secret: OnSecret) -> None:
+    def has_operator(self) -> bool:
+        """Say whether there is a key that manages all others."""
+        now_ms = self._clock.unix_ms()
+        return any(is_usable_operator(key, now_ms) for key in self._keys.all())
+
+    async def ensure_operator(self, on_secret: OnSecret, *, kept: str | None = None) -> None:
         """Make a key for whoever owns this machine, unless one that manages all keys is left.
 
         `on_secret` gets it before the log does: a key that nobody ever saw would lock all out.
+        `kept` is a secret that its owner has already; a new one is made where there is none.
         """
-        now_ms = self._clock.unix_ms()
-        if any(is_usable_operator(key, now_ms) for key in self._keys.all()):
+        if self.has_operator():
             return
-        secret = self._ids.secret("mur")
+        now_ms = self._clock.unix_ms()
+        secret = kept or self._ids.secret("mur")
         on_secret("", secret)
         record = KeyRecord(
             id=self._ids.new("key"),

@@ -8,14 +8,18 @@ What a pass has committed stays: the next one goes on from there, wherever this 
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 
 import msgspec
 
-from murmurate.core.errors import DocumentUnreadableError, WorkerUnreachableError
+from murmurate.core.errors import (
+    DocumentUnreadableError,
+    LogCorruptError,
+    WorkerUnreachableError,
+)
 from murmurate.core.ports import Entry, Log, Span
 from murmurate.core.types import Frozen
 from murmurate.knowledge.changes import Known, changes, document_id, index_changes, renamed
@@ -200,16 +204,18 @@ class Ingest:
             infos = [info async for info in streams]
         for info in infos:
             changes_seen += info.head
-            async with aclosing(
-                self._log.read(self._tenant, info.stream, after=info.head - 1)
-            ) as entries:
-                async for entry in entries:
-                    if entry.kind == PUT:
-                        body = msgspec.msgpack.decode(entry.body, type=_Facts)
-                        id_ = info.stream.removeprefix(prefix)
-                        known[body.path] = Known(
-                            id_, body.path, body.sha256, body.size, body.mtime_ns, entry.seq
-                        )
+            # One that is damaged is unknown: its file is read again, and takes its place.
+            with suppress(LogCorruptError):
+                async with aclosing(
+                    self._log.read(self._tenant, info.stream, after=info.head - 1)
+                ) as entries:
+                    async for entry in entries:
+                        if entry.kind == PUT:
+                            body = msgspec.msgpack.decode(entry.body, type=_Facts)
+                            id_ = info.stream.removeprefix(prefix)
+                            known[body.path] = Known(
+                                id_, body.path, body.sha256, body.size, body.mtime_ns, entry.seq
+                            )
         self._state.changes = changes_seen
         return known
 

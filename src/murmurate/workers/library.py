@@ -492,7 +492,11 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    worker = LibraryWorker(boot_message, on_failure=stop.set)
+    try:
+        worker = LibraryWorker(boot_message, on_failure=stop.set)
+    except (OSError, sqlite3.Error) as cause:  # such as a full disk: the supervisor tries again
+        sys.stderr.write(f"murmurate: {boot_message.index} can't be opened: {cause}\n")
+        sys.exit(1)
     server = await serve(boot_message.socket, LibraryMessage, worker.handle)
     say_ready(pid=os.getpid())
     heart = asyncio.create_task(beating())

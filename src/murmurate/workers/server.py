@@ -23,6 +23,7 @@ from murmurate.config import Config
 from murmurate.core.errors import (
     ConfigError,
     LogCorruptError,
+    LogNewerError,
     LogUnavailableError,
     MurmurateError,
 )
@@ -31,7 +32,7 @@ from murmurate.workers.lifeline import EXIT_CONFIG, beating, boot, say_ready
 
 READY_POLL_S = 0.05
 EXIT_FAILED = 1
-LASTING = (ConfigError, LogCorruptError, LogUnavailableError)
+LASTING = (ConfigError, LogCorruptError, LogNewerError, LogUnavailableError)
 """What starting again doesn't mend."""
 
 
@@ -64,6 +65,7 @@ async def main(message: ServerBoot) -> None:
     loop.add_signal_handler(signal.SIGTERM, drain)
     tasks = [
         asyncio.create_task(service.platform.follow()),
+        asyncio.create_task(service.platform.examine_log()),
         asyncio.create_task(announce(service, listening)),
         asyncio.create_task(service.opened.registry.follow(service.outside.events)),
     ]

@@ -1,0 +1,94 @@
+"""The format of truth.db: its tables, what its checksums cover, how older files become this one.
+
+A head says everything about its stream: the seq of the last entry, of the oldest one that is not
+forgotten, and of the snapshot (0: none). So whatever is missing can be told, and named.
+"""
+
+import sqlite3
+import zlib
+
+from murmurate.adapters.sqlite.database import Schema
+
+ENTRY_COLUMNS = 9
+SNAPSHOT_COLUMNS = 8
+
+_HEAD = """CREATE TABLE head (
+    tenant TEXT NOT NULL, stream TEXT NOT NULL,
+    seq INTEGER NOT NULL, first INTEGER NOT NULL, snapshot INTEGER NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (tenant, stream)) WITHOUT ROWID"""
+# The format stands in the header, too. Two places that disagree mean damage, not another version.
+_FILE = "CREATE TABLE file (format INTEGER NOT NULL, id TEXT NOT NULL)"
+_DAMAGE = """CREATE TABLE damage (
+    tenant TEXT NOT NULL, stream TEXT NOT NULL, seq INTEGER NOT NULL, last INTEGER NOT NULL,
+    reason TEXT NOT NULL, at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, stream, seq)) WITHOUT ROWID"""
+_NAME_FILE = "INSERT INTO file VALUES (2, lower(hex(randomblob(16))))"
+
+
+def entry_checksum(fields: tuple[bytes, bytes, int, int, bytes, int], body: bytes) -> int:
+    """Return the CRC of an entry or snapshot: of tenant, stream, seq, epoch, kind, at and body.
+
+    Raises:
+        TypeError: A field is of another type, which only damage can bring about.
+    """
+    return zlib.crc32(body, zlib.crc32(b"%b\0%b\0%d\0%d\0%b\0%d\0" % fields))
+
+
+def head_checksum(key: tuple[bytes, bytes], seq: int, first: int, snapshot: int) -> int:
+    """Return the CRC of a head.
+
+    Raises:
+        TypeError: A field is of another type, which only damage can bring about.
+    """
+    return zlib.crc32(b"%b\0%b\0%d\0%d\0%d\0" % (*key, seq, first, snapshot))
+
+
+def heads_with_checksums(db: sqlite3.Connection) -> None:
+    """Format 1 to 2: heads know of their snapshot and are checked; the file knows its damage."""
+
+    def crc(tenant: str, stream: str, *counts: int) -> int:
+        return head_checksum((tenant.encode(), stream.encode()), *counts)
+
+    db.create_function("head_crc", 5, crc, deterministic=True)
+    db.execute("ALTER TABLE head RENAME TO head_v1")
+    db.execute(_HEAD)
+    # In format 1 nothing proved a head: where entries say otherwise, they are right.
+    db.execute(
+        """INSERT INTO head SELECT tenant, stream, seq, first, snapshot,
+            head_crc(tenant, stream, seq, first, snapshot)
+        FROM (SELECT h.tenant, h.stream,
+                max(h.seq, coalesce(max(e.seq), 0)) AS seq,
+                min(h.first, coalesce(min(e.seq), h.first)) AS first,
+                coalesce(s.seq, 0) AS snapshot
+            FROM head_v1 AS h
+            LEFT JOIN entry AS e ON e.tenant = h.tenant AND e.stream = h.stream
+            LEFT JOIN snapshot AS s ON s.tenant = h.tenant AND s.stream = h.stream
+            GROUP BY h.tenant, h.stream)"""
+    )
+    db.execute("DROP TABLE head_v1")
+    db.execute(_FILE)
+    db.execute(_NAME_FILE)
+    db.execute(_DAMAGE)
+
+
+SCHEMA = Schema(
+    version=2,
+    statements=(
+        """CREATE TABLE entry (
+            position INTEGER PRIMARY KEY AUTOINCREMENT,
+            tenant TEXT NOT NULL, stream TEXT NOT NULL, seq INTEGER NOT NULL,
+            epoch INTEGER NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL,
+            crc INTEGER NOT NULL, body BLOB NOT NULL)""",
+        "CREATE UNIQUE INDEX entry_by_seq ON entry (tenant, stream, seq)",
+        _HEAD,
+        """CREATE TABLE snapshot (
+            tenant TEXT NOT NULL, stream TEXT NOT NULL, seq INTEGER NOT NULL,
+            position INTEGER NOT NULL, epoch INTEGER NOT NULL, at INTEGER NOT NULL,
+            crc INTEGER NOT NULL, body BLOB NOT NULL,
+            PRIMARY KEY (tenant, stream))""",
+        _FILE,
+        _NAME_FILE,
+        _DAMAGE,
+    ),
+    migrations=(heads_with_checksums,),
+)
