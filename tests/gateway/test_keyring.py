@@ -237,9 +237,7 @@ def test_a_change_right_behind_an_end_does_no_harm() -> None:
         [hold] = keys._holds["key_1"]
         keys.put(revoked(KEY))
         # As when a timer fired first and the task has not run yet.
-        keys._holds["key_1"][hold] = (
-            None  # as when a timer fired first and the task has not run yet
-        )
+        keys._holds["key_1"][hold] = None
         await until(hold.ends.expired)
         keys.put(revoked(revoked(KEY)))
         with pytest.raises(Revoked):
