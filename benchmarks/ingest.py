@@ -44,7 +44,7 @@ from murmurate.core.types import TraceRef
 from murmurate.knowledge.chunk import chunk
 from murmurate.knowledge.service import Collections, Source
 from murmurate.workers.boot import LibraryBoot
-from murmurate.workers.library import PENDING_BATCH
+from murmurate.workers.embedder import Local
 
 DOCS = Path(__file__).parents[1] / "docs"
 TENANT = "default"
@@ -166,8 +166,9 @@ def alone(model: MiniLM, folder: Path) -> tuple[int, float, float]:
         title = text.partition("\n")[0].removeprefix("# ")
         texts += [embedded_texts(title, piece.context, piece.text) for piece in chunk(text)]
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    for first in range(0, len(texts), PENDING_BATCH):
-        model.embed([text for chunk_ in texts[first : first + PENDING_BATCH] for text in chunk_])
+    for first in range(0, len(texts), Local.pending_batch):
+        batch = texts[first : first + Local.pending_batch]
+        model.embed_with_states([text for chunk_ in batch for text in chunk_])
     return len(texts), time.perf_counter() - began_s, time.process_time() - began_cpu_s
 
 

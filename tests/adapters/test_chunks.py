@@ -43,7 +43,7 @@ def test_a_dropped_document_names_its_rows(table: ChunkTable) -> None:
 
 def test_chunks_without_vectors_are_pending_until_they_have_some(table: ChunkTable) -> None:
     lines = table.put(T, "docs", [GUIDE]).added
-    table.use_embedder("a", 1)
+    table.use_embedder("a 1")
     pending = table.pending(after=0, limit=10)
     assert [chunk.row for chunk in pending] == [line.row for line in lines]
     assert all(text.split("\n")[0] in {"Guide", "Install"} for text in pending[0].texts)
@@ -53,10 +53,10 @@ def test_chunks_without_vectors_are_pending_until_they_have_some(table: ChunkTab
         (lines[0].row, b"1234"),
         (lines[1].row, b""),
     ]
-    table.use_embedder("a", 1)
+    table.use_embedder("a 1")
     assert len(list(table.vectors())) == 2
     assert table.states([line.row for line in lines]) == {lines[0].row: b"5"}
-    table.use_embedder("a", 2)
+    table.use_embedder("a 2")
     assert table.states([line.row for line in lines]) == {}
     assert table.count(T, "docs") == Counts(1, len(lines), len(lines))
 

@@ -2,7 +2,7 @@
 
 import os
 import socket
-import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from murmurate.adapters.chunks import ChunkTable
 from murmurate.adapters.gguf import read_header
+from murmurate.adapters.minilm import DIMENSIONS
 from murmurate.cli import local_checks
 from murmurate.config import Config, EmbeddingsEngine, parse, weights_path
-from murmurate.workers.embedder import MINILM
+from murmurate.workers.embedder import MINILM, identity
 
 
 def test_versions_are_told() -> None:
@@ -137,10 +139,10 @@ def test_whose_vectors_the_index_has_is_read_without_a_server(tmp_path: Path) ->
     path.write_bytes(b"no database")
     assert local_checks.embedded_by(tmp_path) is None
     path.unlink()
-    index = sqlite3.connect(path)
-    index.execute("CREATE TABLE facts (name TEXT, value TEXT)")
-    index.execute("INSERT INTO facts VALUES ('embedder', 'minilm-int8-1')")
-    index.commit()
-    index.close()
-    assert local_checks.embedded_by(tmp_path) == "minilm-int8-1"
+    config = parse({"embeddings": {"engine": "minilm"}})
+    with closing(ChunkTable(path.parent)) as table:
+        table.use_embedder(identity(config.embeddings, DIMENSIONS))
+    found = local_checks.embedded_by(tmp_path)
+    assert local_checks.embedder(config, found).verdict == "ok"
+    assert local_checks.embedder(config, "minilm-int8-0").verdict == "warn"
     assert msgspec.json.encode(local_checks.disk(tmp_path).as_dict())

@@ -255,16 +255,15 @@ class ChunkTable:
                 total += self._path.with_name(FILE + suffix).stat().st_size
         return total
 
-    def use_embedder(self, name: str, dimensions: int) -> None:
+    def use_embedder(self, identity: str) -> None:
         """Throw away vectors of any other embedder."""
-        embedder = f"{name}/{dimensions}"
-        if self._fact("embedder") != embedder:
+        if self._fact("embedder") != identity:
             with self._writer:
                 self._writer.execute(
                     "UPDATE chunks SET vector = NULL, states = NULL WHERE vector NOT NULL"
                 )
                 self._writer.execute(
-                    "UPDATE facts SET value = ? WHERE name = 'embedder'", (embedder,)
+                    "UPDATE facts SET value = ? WHERE name = 'embedder'", (identity,)
                 )
 
     def pending(self, *, after: int, limit: int) -> list[Pending]:

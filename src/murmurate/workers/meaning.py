@@ -42,7 +42,7 @@ class Meaning:
 
     def load(self) -> None:
         """Read the stored vectors. Runs in the indexing thread, so that no change is missed."""
-        self._table.use_embedder(self.embedder.identity, self.embedder.dimensions)
+        self._table.use_embedder(self.embedder.identity)
         for row, tenant, collection, vectors in self._table.vectors():
             self._keep(row, tenant, collection, vectors)
 
