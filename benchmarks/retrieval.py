@@ -359,7 +359,7 @@ def calibrate(folder: Path, asked: Sequence[Question], founds: Sequence[Found]) 
     print("rank: bm25 share, cosine, late:", softmax_regression(closer).round(2))
     for name, columns in {
         "vectors": ("cosine", "late", "together"),
-        "words": ("together", "bm25"),
+        "words": ("together", "words"),
     }.items():
         rows: list[tuple[float, ...]] = []
         answers: list[bool] = []

@@ -38,7 +38,7 @@ def diagnosed(service: Running, process: str) -> str:
     done = subprocess.run(command, capture_output=True, check=False, cwd=service.state.parent)
     found = json.loads(done.stdout)
     lines = [finding for finding in found if finding["about"].strip() == process]
-    assert all(line["verdict"] == "broken" for line in lines)
+    assert all(line["verdict"] == "fail" for line in lines)
     return "\n".join(line["detail"] for line in lines)
 
 
@@ -71,7 +71,7 @@ def test_readyz_and_doctor_say_which_and_its_last_words(starved: Running) -> Non
     ]
     found = json.loads(subprocess.run(command, capture_output=True, check=False, cwd="/").stdout)
     [line] = [finding for finding in found if finding["about"].strip() == PROCESS]
-    assert line["verdict"] == "broken"
+    assert line["verdict"] == "fail"
     assert "its last words: " in line["detail"]
 
 

@@ -43,7 +43,8 @@ class Running:
     ) -> tuple[int, dict[str, str], Any]:
         """Send a raw request; return status, headers and decoded JSON."""
         connection = self.connection()
-        every = {"Authorization": f"Bearer {self.key}", **(headers or {})}
+        own = {name.lower(): value for name, value in (headers or {}).items()}
+        every = {"authorization": f"Bearer {self.key}", **own}
         sent = body if isinstance(body, bytes) or body is None else json.dumps(body)
         try:
             connection.request("GET" if sent is None else "POST", path, sent, every)

@@ -155,7 +155,7 @@ def test_damaged_pages_are_put_aside_and_everything_else_is_served(
         assert status == 200
         assert "places are damaged" in ready["parts"]["log"]
         assert not any(session in json.dumps(ready) for session in lost)
-        named = [it["detail"] for it in findings(state, config) if it["verdict"] == "broken"]
+        named = [it["detail"] for it in findings(state, config) if it["verdict"] == "fail"]
         assert all(any(session in detail for detail in named) for session in lost)
         events = [json.loads(line) for line in (state / "server.log").read_text().splitlines()]
         assert [it for it in events if it["event"] == "log.opened"]
@@ -185,7 +185,7 @@ def test_a_log_of_a_newer_version_stops_the_start_with_one_line(
     assert "run the version that wrote it" in line
     assert (state / "truth.db").read_bytes() == before
     [finding] = findings(state, config)
-    assert finding["verdict"] == "broken"
+    assert finding["verdict"] == "fail"
     assert "format 99" in finding["detail"]
 
 

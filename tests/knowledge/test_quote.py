@@ -100,19 +100,19 @@ def test_coverage_counts_rare_words_more_and_knows_both_languages() -> None:
 CHANCES = st.floats(0, 1)
 
 
-@given(st.one_of(st.none(), CHANCES), CHANCES, CHANCES, st.floats(0, 50))
+@given(st.one_of(st.none(), CHANCES), CHANCES, CHANCES, st.integers(2, 6))
 def test_a_better_fit_never_lowers_the_confidence(
-    cosine: float | None, late: float, together: float, bm25: float
+    cosine: float | None, late: float, together: float, words: int
 ) -> None:
-    poorer = Features(cosine and cosine / 2, late / 2, together / 2, bm25 / 2)
-    better = Features(cosine, late, together, bm25)
+    poorer = Features(cosine and cosine / 2, late / 2, together / 2, words)
+    better = Features(cosine, late, together, words)
     assert 0 <= confidence(poorer) <= confidence(better) <= 1
 
 
 def test_without_vectors_the_words_decide() -> None:
-    weak, strong = Features(None, None, 0.2, 2.0), Features(None, None, 1.0, 20.0)
+    weak, strong = Features(None, None, 0.4, 6), Features(None, None, 1.0, 2)
     assert confidence(weak) < CONFIDENCE_MIN < confidence(strong)
-    assert confidence(Features(0.1, None, 1.0, 20.0)) == confidence(strong)
+    assert confidence(Features(0.1, None, 1.0, 2)) == confidence(strong)
 
 
 def test_words_that_stand_together_are_seen() -> None:
@@ -121,5 +121,6 @@ def test_words_that_stand_together_are_seen() -> None:
     terms = (Term("cat", 1.0), Term("bird", 1.0), Term("zoo", 1.0))
     features = features_of(hit, terms)
     assert features.together == pytest.approx(2 / 3)
-    assert features.bm25 == 0.0
+    assert features.words == 3
+    assert features_of(hit, terms[:1]).words == 2
     assert features_of(hit, ()).together == 0.0

@@ -3,13 +3,13 @@
 import fcntl
 import os
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from murmurate.core.errors import ConfigError, StateInUseError
 
 
-def lock_state(state: Path) -> IO[bytes]:
+def lock_state(state: Path) -> FileIO:
     """Take the state folder, making it where there is none; hold on to what is returned.
 
     Raises:
@@ -19,7 +19,8 @@ def lock_state(state: Path) -> IO[bytes]:
     try:
         for folder in (state, state / "index"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (state / "lock").open("a+b")
+        # Unbuffered: on a full disk nothing is left that closing it would try to write again.
+        lock = (state / "lock").open("a+b", buffering=0)
     except OSError as cause:
         raise ConfigError(
             f"server.state = {state}: expected a folder that can be written "
@@ -36,11 +37,10 @@ def lock_state(state: Path) -> IO[bytes]:
     with suppress(OSError):  # a full disk: the lock holds without its owner's name
         lock.truncate(0)
         lock.write(b"%d\n" % os.getpid())
-        lock.flush()
     return lock
 
 
-def owner(lock: IO[bytes]) -> str:
+def owner(lock: FileIO) -> str:
     """Return who holds the lock, as it wrote itself into the file; empty when it did not."""
     lock.seek(0)
     pid = lock.read(20).strip()
