@@ -43,13 +43,19 @@ def test_what_was_looked_at_closely_comes_before_what_was_not() -> None:
     assert order(*plain, hit("closer", cosine=0.3, late=0.1)) == ["closer", "0", "1", "2"]
 
 
+def test_what_has_no_vectors_takes_its_place_by_its_words() -> None:
+    far = [hit(str(number), cosine=0.05, late=0.05 - number / 1000) for number in range(25)]
+    assert order(*far, hit("new", bm25=9.0), limit=5)[0] == "new"
+    near = hit("near", cosine=0.8, late=0.6, bm25=9.0)
+    assert order(near, *far, hit("new", bm25=9.0), limit=5)[:2] == ["near", "new"]
+
+
 def test_no_more_than_asked_for_and_all_are_passages_with_a_chance() -> None:
     found = Found(tuple(hit(str(number), bm25=1.0 + number) for number in range(9)), TERMS)
     passages = ranked(found, limit=4)
     assert [passage.document for passage in passages] == ["8", "7", "6", "5"]
     assert all(0 <= passage.confidence <= 1 for passage in passages)
-    scores = [passage.score for passage in passages]
-    assert scores == sorted(scores, reverse=True)
+    assert [passage.score for passage in passages] == [1, 1 / 2, 1 / 3, 1 / 4]
     assert ranked(Found((), ()), limit=4) == []
 
 

@@ -217,9 +217,9 @@ Delta = Text | ToolCall | Cited | Usage | Finished
 class Passage(Frozen, frozen=True):
     """A retrieved piece of a document.
 
-    `score` orders the passages of one search and means nothing beside another's; `confidence`
-    (0 to 1) is the measured chance that the passage answers the question, which thresholds are set
-    on. A passage never crosses the end of a page; `page` is None where the document has none.
+    `score` says its place in the search: 1 for the first, 1/2 for the second; `confidence`
+    (0 to 1) is the measured chance that the passage answers the question, which thresholds are
+    set on. A passage never crosses the end of a page; `page` is None where the document has none.
     """
 
     document: str

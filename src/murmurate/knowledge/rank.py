@@ -4,6 +4,7 @@ With vectors and token states, by a weighted sum of what the searches measured; 
 fused ranks of the searches that there are.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from murmurate.core.types import Passage
@@ -30,10 +31,26 @@ def ranked(found: Found, *, limit: int) -> list[Passage]:
     scores = fuse([(1.0, by_words[:CANDIDATES]), (1.0, by_vectors[:CANDIDATES])])
     closer = {key: value for key, hit in keyed.items() if (value := relevance(hit, found.terms))}
     first = sorted(closer, key=lambda key: (-closer[key], key))
-    order = list(dict.fromkeys([*first, *scores]))[:limit]
+    new = [key for key in scores if closer and keyed[key].cosine is None]
+    chances = {key: confidence(features_of(keyed[key], found.terms)) for key in (*first, *new)}
+    order = list(dict.fromkeys([*_merged(first, new, chances), *scores]))[:limit]
     return [
-        passage_of(keyed[key], found.terms, score=closer.get(key, scores[key])) for key in order
+        passage_of(keyed[key], found.terms, score=1 / place)
+        for place, key in enumerate(order, start=1)
     ]
+
+
+def _merged(first: list[_Key], new: list[_Key], chances: Mapping[_Key, float]) -> list[_Key]:
+    """Return both rankings as one, each in its order: the next is whose turn has the better chance.
+
+    What has no vectors yet, or is in a language that the embedder does not know, can't be compared
+    with the others in any other way.
+    """
+    left, right = deque(first), deque(new)
+    order: list[_Key] = []
+    while left and right:
+        order.append((left if chances[left[0]] >= chances[right[0]] else right).popleft())
+    return [*order, *left, *right]
 
 
 def relevance(hit: Hit, terms: Sequence[Term]) -> float | None:
