@@ -1,46 +1,42 @@
 """The documentation says what the code does."""
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import msgspec
 
 from murmurate.config import SECTIONS, TABLES
-from murmurate.core.errors import MurmurateError
-from tests.core.test_errors import family
+from tests.reference import family, regenerate
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-SOURCE = ROOT / "src" / "murmurate"
 ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 
-def test_every_error_stands_in_the_table_with_its_status_and_what_to_do() -> None:
+def test_the_generated_parts_of_the_pages_are_those_of_the_code() -> None:
+    old = [
+        str(page.relative_to(ROOT))
+        for page in sorted(DOCS.rglob("*.md"))
+        if (text := page.read_text(encoding="utf-8")) != regenerate(text)
+    ]
+    assert not old, f"run `.venv/bin/python -m tests.reference` to mend {', '.join(old)}"
+
+
+def test_what_differs_in_a_generated_part_is_replaced_and_nothing_else_is() -> None:
+    page = "Before.\n<!-- generated: errors log.n -->\nOld.\n<!-- end -->\nBehind.\n"
+    now = regenerate(page)
+    assert now.startswith("Before.\n<!-- generated: errors log.n -->\n| code | status |")
+    assert "\n| `log.newer` | 500 | A newer murmurate" in now
+    assert now.endswith(" |\n<!-- end -->\nBehind.\n")
+    assert "Old." not in now
+
+
+def test_every_error_stands_in_the_table_once_with_what_to_do() -> None:
     rows = ROW.findall((DOCS / "errors.md").read_text(encoding="utf-8"))
-    documented = [(code, int(status)) for code, status, _ in rows]
-    kinds = [*family(), *defined_elsewhere()]
-    assert sorted(documented) == sorted((kind.code, kind.http_status) for kind in kinds)
-    assert {"cli.not_running", "cli.refused"} <= {code for code, _ in documented}
+    assert sorted(code for code, _, _ in rows) == sorted(kind.code for kind in family())
+    assert {"cli.not_running", "cli.refused", "internal"} <= {code for code, _, _ in rows}
     short = [code for code, _, words in rows if words.count(". ") + words.count(": ") < 1]
     assert not short, "a cause and something to do are two things"
-
-
-def defined_elsewhere() -> list[type[MurmurateError]]:
-    """Return the errors with a code of their own that stand beside what raises them."""
-    for file in sorted(SOURCE.rglob("*.py")):
-        if re.search(r"^    code = ", file.read_text("utf-8"), re.MULTILINE):
-            import_module(".".join(file.relative_to(SOURCE.parent).with_suffix("").parts))
-    kinds: list[type[MurmurateError]] = [MurmurateError]
-    for kind in kinds:
-        kinds.extend(kind.__subclasses__())
-    return [
-        kind
-        for kind in dict.fromkeys(kinds)
-        if "code" in vars(kind)
-        and kind.__module__.startswith("murmurate.")
-        and kind not in set(family())
-    ]
 
 
 def test_every_setting_stands_in_the_reference() -> None:
