@@ -5,16 +5,35 @@ made here, from the docstrings of errors, route handlers, commands and settings:
 where their meanings are written down.
 """
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import click
+import msgspec
+from msgspec.inspect import (
+    BoolType,
+    DictType,
+    EnumType,
+    FloatType,
+    IntType,
+    NoneType,
+    StrType,
+    StructType,
+    Type,
+    UnionType,
+    VarTupleType,
+    type_info,
+)
 
 from murmurate.cli.commands import main as commands
+from murmurate.config import SECTIONS, TABLES, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.completions import Completions, Embeddings
@@ -25,6 +44,9 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "murmurate"
 BLOCK = re.compile(r"(<!-- generated: (\w+)([^>\n]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+ENDLESS = 1e9
+"""Bounds from here on only keep out what no clock or memory knows, such as `inf`."""
+SHAPES: dict[type[Type], str] = {BoolType: "true or false", StrType: "text", DictType: "table"}
 CONNECTION = ("state", "key", "url")
 
 
@@ -77,6 +99,83 @@ def routes(_: str) -> str:
     public = open_routes(cast("Any", Management))
     rows += [(f"`GET {path}`", "", meaning(handler)) for path, handler in public.items()]
     return table(("route", "scope", "what it does"), rows)
+
+
+def settings(names: str) -> str:
+    """Return the settings of sections; the names stand before the keys when there are several."""
+    sections = names.split()
+    return table(
+        ("key", "type", "default", "meaning"),
+        (
+            (f"`{f'{name}.' if sections[1:] else ''}{field.name}`", *cells(kind, field))
+            for name in sections
+            for kind in [{**SECTIONS, **TABLES}[name.partition(".")[0]]]
+            for field in msgspec.structs.fields(kind)
+        ),
+    )
+
+
+def cells(section: type[Section], field: msgspec.structs.FieldInfo) -> tuple[str, str, str]:
+    """Return the type of a setting, its default, and what it means."""
+    words, _, default = described(section)[field.name].partition(" [")
+    types = {it.name: it.type for it in cast("StructType", type_info(section)).fields}
+    return shape(types[field.name]), default.removesuffix("]") or built_in(field), words
+
+
+@cache
+def described(section: type[Section]) -> dict[str, str]:
+    """Return the words below each field of a section, each as one line."""
+    [tree] = ast.parse(inspect.getsource(section)).body
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, below in pairwise(tree.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(words))),
+            ):
+                found[name] = " ".join(words.split())
+            case _:
+                pass
+    missing = [it for it in section.__struct_fields__ if it not in found]
+    assert not missing, f"{section.__name__}: say below {', '.join(missing)} what it means"
+    return found
+
+
+def built_in(field: msgspec.structs.FieldInfo) -> str:
+    """Return the default as one would write it into the file."""
+    if field.required:
+        return "required"
+    value = field.default
+    if value is msgspec.NODEFAULT:
+        value = field.default_factory()
+    if value is None:
+        return "none"
+    if value == "":
+        return "empty"
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    return f"`{value if isinstance(value, str) else msgspec.json.encode(value).decode()}`"
+
+
+def shape(kind: Type) -> str:
+    """Return what may stand in the file."""
+    match kind:
+        case UnionType(types=types):
+            [kind] = [it for it in types if not isinstance(it, NoneType)]
+            return shape(kind)
+        case IntType() | FloatType():
+            name = "integer" if isinstance(kind, IntType) else "number"
+            bounds = [f"over {kind.gt:g}"] if kind.gt is not None else []
+            bounds += [f"at least {kind.ge}"] if kind.ge is not None else []
+            bounds += [f"at most {kind.le}"] if kind.le is not None and kind.le < ENDLESS else []
+            return ", ".join([name, *bounds])
+        case EnumType(cls=names):
+            return ", ".join(f"`{it.value}`" for it in names)
+        case VarTupleType(min_length=least):
+            return "list of texts" if not least else "list of texts, not empty"
+        case _:
+            return SHAPES[type(kind)]
 
 
 def overview(_: str) -> str:
@@ -174,6 +273,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 KINDS: dict[str, Callable[[str], str]] = {
     "errors": errors,
     "routes": routes,
+    "settings": settings,
     "commands": overview,
     "details": details,
     "connection": connection,
