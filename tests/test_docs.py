@@ -1,15 +1,21 @@
 """The documentation says what the code does."""
 
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
+import click
 import msgspec
 
+from murmurate.cli.commands import main as commands
 from murmurate.config import SECTIONS, TABLES
 from tests.reference import family, regenerate
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 
@@ -50,10 +56,77 @@ def test_every_setting_stands_in_the_reference() -> None:
     assert not missing
 
 
+def code_blocks(page: Path) -> list[str]:
+    """Return the blocks of a page that are code, by a fence or by four spaces."""
+    text = page.read_text(encoding="utf-8")
+    fenced = re.findall(r"^```\w*.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return fenced + [dedent(it) for it in re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", text, re.M)]
+
+
+def typed(page: Path) -> Iterator[list[str]]:
+    """Yield the words of every command of ours that a page shows."""
+    lines = [line.strip() for block in code_blocks(page) for line in block.splitlines()]
+    lines += re.findall(r"`(murmurate [^`]+)`", page.read_text(encoding="utf-8").replace("\n", " "))
+    for line in lines:
+        if found := re.search(r"(?:^|[(*] ) *(murmurate [a-z].*)", line):
+            words = re.split(r" [|#] |\)", found[1])[0].split()
+            if words[1] in commands.list_commands(click.Context(commands)):
+                yield words
+
+
+def test_every_command_in_the_pages_can_be_typed() -> None:
+    wrong: list[str] = []
+    seen: set[str] = set()
+    for page in PAGES:
+        for words in typed(page):
+            command: click.Command = commands
+            rest = words[1:]
+            while isinstance(command, click.Group) and rest:
+                command = command.get_command(click.Context(command), rest[0]) or click.Command("")
+                rest = rest[1:]
+            seen.add(words[1])
+            known = {opt for param in command.params for opt in param.opts} | {"--help"}
+            options = {word.partition("=")[0] for word in rest if word.startswith("--")}
+            if command.name == "" or not options <= known:
+                wrong.append(f"{page.relative_to(ROOT)}: {' '.join(words)}")
+    assert not wrong
+    assert seen == set(commands.list_commands(click.Context(commands)))
+
+
+def test_every_configuration_in_the_pages_can_be_read() -> None:
+    blocks = [
+        (page, found)
+        for page in PAGES
+        for block in code_blocks(page)
+        for found in re.findall(r"^\[[a-z.]+\w*\]\n(?:\w+ =.*\n|\[.*\n|\n)*", block, re.MULTILINE)
+    ]
+    assert len(blocks) > 5
+    for page, block in blocks:
+        for name, found in tomllib.loads(block).items():
+            for it in [found] if name in SECTIONS else found.values():
+                kind = {**SECTIONS, **TABLES}[name]
+                names = {field.name for field in msgspec.structs.fields(kind)}
+                assert set(it) <= names, f"{page.relative_to(ROOT)}: {block}"
+
+
+def test_every_setting_that_a_page_names_exists() -> None:
+    codes = {kind.code for kind in family()} | {"server.log"}
+    wrong = [
+        f"{page.relative_to(ROOT)}: {section}.{key}"
+        for page in PAGES
+        for section, key in re.findall(
+            r"`([a-z]+)\.(?:[A-Za-z]+\.)?([a-z_]+)`", page.read_text("utf-8")
+        )
+        if (kind := {**SECTIONS, **TABLES}.get(section)) and f"{section}.{key}" not in codes
+        if key not in {field.name for field in msgspec.structs.fields(kind)} | {"default"}
+    ]
+    assert not wrong
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     broken = [
-        f"{page.relative_to(DOCS)}: {target}"
-        for page in DOCS.rglob("*.md")
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in PAGES
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
         if not (page.parent / target).exists()
     ]
