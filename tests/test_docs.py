@@ -11,6 +11,7 @@ import msgspec
 
 from murmurate.cli.commands import main as commands
 from murmurate.config import SECTIONS, TABLES
+from tests.picture import COMMANDS, PICTURE
 from tests.reference import family, regenerate
 
 ROOT = Path(__file__).parents[1]
@@ -144,3 +145,13 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
     assert all(named), "a row without a test"
     for file, test in (pair for pairs in named for pair in pairs):
         assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file}::{test}"
+
+
+def test_the_picture_shows_its_commands_and_nothing_private() -> None:
+    drawn = PICTURE.read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]*>", " ", drawn).replace("&#160;", " ").split())
+    for command in COMMANDS:
+        words = command.partition("TRACE")[0].replace('"', "&quot;").split()
+        assert " ".join(words) in text, "run `.venv/bin/python -m tests.picture`"
+    assert len(drawn) < 200_000
+    assert not re.search(r"mur_\w|/tmp|/home|/root|url\((?!#)", drawn)

@@ -149,7 +149,7 @@ class ModelConfig(Section, frozen=True):
     """The longest prompt and answer together; a longer prompt gets status 400. [4096, or what the
     model was trained for where that is less]"""
     threads: Count | None = None
-    """For `llama.cpp`: how many threads it computes with. [all cores]"""
+    """For `llama.cpp`: how many threads it computes with. [all cores, at most 8]"""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     """Used where a request names none; at 0 answers are exact and can be cached. [the engine's]"""
     first_token_s: Amount = 60.0
