@@ -207,7 +207,7 @@ def section(usage: str, command: click.Command) -> str:
     paragraphs = [" ".join(part.split()) for part in words.strip().split("\n\n")]
     parts = [f"### {usage}", *paragraphs]
     if examples:
-        parts.append(f"```text\n{inspect.cleandoc(examples).strip()}\n```")
+        parts.append(f"```text\n{examples.strip()}\n```")
     connects = {it.name for it in command.params}.issuperset(CONNECTION)
     own = [it for it in command.params if isinstance(it, click.Option)]
     own = [it for it in own if not (connects and it.name in CONNECTION)]
