@@ -183,7 +183,7 @@ def overview(_: str) -> str:
     return table(
         ("command", "what it does"),
         (
-            (f"[`{usage}`](#{anchor(usage)})", summary(command.help or ""))
+            (f"[`{usage}`](#{anchor(usage)})", summary(inspect.cleandoc(command.help or "")))
             for usage, command in leaves(commands, "murmurate")
         ),
     )
@@ -203,7 +203,7 @@ def connection(_: str) -> str:
 
 def section(usage: str, command: click.Command) -> str:
     """Return what a command's `--help` says."""
-    words, _, examples = (command.help or "").partition("\b\n")
+    words, _, examples = inspect.cleandoc(command.help or "").partition("\b\n")
     paragraphs = [" ".join(part.split()) for part in words.strip().split("\n\n")]
     parts = [f"### {usage}", *paragraphs]
     if examples:
