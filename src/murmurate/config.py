@@ -41,48 +41,71 @@ _T = TypeVar("_T")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all sections."""
+    """Base of all sections.
+
+    The words below a field are what docs/reference/configuration.md says of it. What stands in
+    square brackets at their end is the default in words, where the value alone does not say it.
+    """
 
 
 class ServerConfig(Section, frozen=True):
     """Where the server listens and keeps its state."""
 
     listen: str = "127.0.0.1:8080"
+    """Address and port; port 0 takes a free one."""
     state: str = "./state"
+    """The folder of everything that must survive a restart."""
     hosts: tuple[str, ...] = ()
-    """Further names that `Host` may carry; loopback and the listen address always may."""
+    """Further names that the `Host` header may carry; loopback names and plain addresses always
+    may."""
     body_bytes_max: Count = 4 * 1024 * 1024
+    """The largest request body; a larger one gets status 413."""
     requests_max: Count = 1024
+    """Requests under way at a time; more get status 503."""
     drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 20.0
+    """How long SIGTERM waits for requests under way."""
 
 
 class HttpConfig(Section, frozen=True):
     """What a client may hold of the server before and beside being served."""
 
     connections_max: Count = 4096
-    """At it, the connection that has waited longest without a request is closed for a new one."""
+    """Connections at a time, at most half of the files that the system lets the process open. At
+    it, the connection that has waited longest without a request is closed for the new one; if none
+    waits, the new one gets status 503."""
     head_s: Amount = 10.0
-    """For the URL and the headers, from the connection or from their first bytes on a used one."""
+    """Seconds for the URL and the headers; slower gets status 408."""
     head_bytes_max: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    """The URL, the headers and what follows a body in chunks together; more gets status 431."""
     headers_max: Count = 100
+    """The number of headers; more get status 431."""
     url_bytes_max: Annotated[int, Meta(ge=256)] = 8 * 1024
+    """A longer URL gets status 414."""
     body_s: Amount = 30.0
+    """Seconds for the body; slower gets status 408."""
     bodies_bytes_max: Annotated[int, Meta(ge=1024**2)] = 256 * 1024**2
-    """For the bodies of all requests under way together."""
+    """The bodies of all requests under way together; more get status 503."""
     unread_s: Amount = 30.0
-    """How long an answer may lie unread, without the client taking any of it."""
+    """How long an answer may lie unread; then its client counts as gone."""
     keep_alive_s: Amount = 75.0
+    """How long a connection is kept for a next request."""
 
 
 class WorkersConfig(Section, frozen=True):
     """What the other processes may take before they are ended and started again."""
 
     start_s: Amount = 600.0
+    """How long a process may take to its first heartbeat: an engine loads its weights in this
+    time."""
     silence_s: Annotated[float, Meta(ge=3, le=1e9)] = 15.0
+    """How long a process may be without a heartbeat (one a second); then it is killed and started
+    again."""
     server_memory_bytes_max: Memory | None = 4 * 1024**3
+    """How much memory the server may take."""
     library_memory_bytes_max: Memory | None = 4 * 1024**3
+    """How much the library may take."""
     sandbox_memory_bytes_max: Memory | None = 1024**3
-    """For the worker and each of its interpreters."""
+    """How much the sandbox may take, and each of its interpreters."""
 
 
 class Engine(StrEnum):
@@ -97,25 +120,45 @@ class ModelConfig(Section, frozen=True):
     """A name that clients may use, and the engine behind it."""
 
     engine: Engine
+    """`llama.cpp` (a GGUF file on this machine), `openai` (any OpenAI-compatible server) or
+    `scripted` (answers from a file of rules, for tests); without it, `weights`, `url` or `rules`
+    decides. [by the next keys]"""
     weights: str | None = None
+    """For `llama.cpp`: `builtin:tiny`, or the path of a GGUF file (of a split one, the first
+    part)."""
     url: str | None = None
+    """For `openai`: the base URL, such as `https://llm.example/v1`."""
     key: str | None = None
+    """For `openai`: a reference to the secret, `env:NAME` or `file:PATH`; never the secret
+    itself."""
     upstream_name: str | None = None
+    """For `openai`: what the other server calls the model. [the model's own name]"""
     headers: dict[str, str] = {}
-    """Sent with every request, such as `OpenAI-Organization`; a value may be `env:NAME`."""
+    """For `openai`: further headers, such as `{ OpenAI-Organization = "org-1" }`; a value may be a
+    reference."""
     ca_file: str | None = None
+    """For `openai`: a file of certificates (PEM) to trust besides the system's."""
     proxy: str | None = None
-    """Never taken from the environment by itself: who sees the prompts is said here."""
+    """For `openai`: an HTTP proxy, `http://HOST:PORT` or a reference such as `env:HTTPS_PROXY`;
+    the environment's own proxies are not used unless named here."""
     rules: str | None = None
+    """For `scripted`: the path of the rules."""
     slots: Count = 4
+    """How many requests the engine works on at once; the others wait in their lane."""
     context_tokens: Annotated[int, Meta(ge=64)] | None = None
-    """None: `CONTEXT_TOKENS`, or what the model was trained for where that is less."""
+    """The longest prompt and answer together; a longer prompt gets status 400. [4096, or what the
+    model was trained for where that is less]"""
     threads: Count | None = None
+    """For `llama.cpp`: how many threads it computes with. [all cores, at most 8]"""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    """Used where a request names none; at 0 answers are exact and can be cached. [the engine's]"""
     first_token_s: Amount = 60.0
-    """How long the first token may take: a time-out for dead upstreams, not a target."""
+    """How long the first token may take before the engine counts as dead."""
     stall_s: Amount = 30.0
+    """How long an answer may pause before the engine counts as dead."""
     memory_bytes_max: Memory | None = None
+    """How much memory the engine's process may write to, without the weights that it maps; see
+    `[workers]`."""
 
 
 class EmbeddingsEngine(StrEnum):
@@ -130,18 +173,32 @@ class EmbeddingsConfig(Section, frozen=True):
     """The one embedder: of the documents, of the questions, and of `/v1/embeddings`."""
 
     engine: EmbeddingsEngine = EmbeddingsEngine.MINILM
+    """`minilm` (on this machine, English), `openai` (any OpenAI-compatible server) or `none`
+    (search by words only). [`minilm`, or `openai` where `url` is set]"""
     url: str | None = None
+    """For `openai`: the base URL, such as `https://llm.example/v1`."""
     key: str | None = None
+    """As for a model."""
     model: str | None = None
+    """For `openai`: the model's name, there and here."""
     dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
-    """Asked of the server, and checked in every answer; None: what its model gives."""
+    """For `openai`: how many numbers a vector has; asked of the server, and checked. [the model's
+    own]"""
     headers: dict[str, str] = {}
+    """As for a model."""
     ca_file: str | None = None
+    """As for a model."""
     proxy: str | None = None
+    """As for a model."""
     batch_texts: Annotated[int, Meta(ge=1, le=2048)] = 64
+    """For `openai`: how many texts one request carries at most."""
     timeout_s: Amount = 30.0
+    """For `openai`: how long one request may take."""
     question_prefix: str = ""
+    """For `openai`: put before each question, for models that were trained so, such as `"query:
+    "`."""
     passage_prefix: str = ""
+    """For `openai`: put before each passage of a document, such as `"passage: "`."""
 
     @property
     def name(self) -> str:
@@ -160,13 +217,20 @@ class AgentConfig(Section, frozen=True):
     """An agent, served under its name like a model."""
 
     model: str
+    """The model that decides and writes."""
     instructions: str = ""
+    """What the agent is told first."""
     knowledge: tuple[str, ...] = ()
+    """The collections that its searches look in."""
     tools: tuple[str, ...] = ()
+    """What it may use: `search`, `calculate`."""
     answers: AnswerStyle = AnswerStyle.COMPOSE
-    """`quote`: the best passage, word for word, or "I don't know"; `compose`: the model writes."""
+    """`quote`: the best passage word for word, or "I don't know"; `compose`: the model writes its
+    answer from the passages."""
     steps_max: Count = 6
+    """How often it may call the model for one answer."""
     history_chars_max: Count = 24_000
+    """How much of the conversation it sees; the newest messages win."""
 
 
 class KnowledgeConfig(Section, frozen=True):
@@ -178,8 +242,13 @@ class KnowledgeConfig(Section, frozen=True):
     """
 
     folder: str
+    """A folder of documents, or `builtin:docs`; `docs/howto/own-documents.md` says which files are
+    read."""
     watch: bool = True
+    """Read what changes in the folder by itself, within seconds."""
     include: tuple[str, ...] = ()
+    """Patterns of the files to read, in the manner of `.gitignore`: `*.md`, `manual/**/*.pdf`.
+    [all]"""
     exclude: tuple[str, ...] = (
         "node_modules",
         "bower_components",
@@ -190,31 +259,43 @@ class KnowledgeConfig(Section, frozen=True):
         "*.lock",
         "package-lock.json",
     )
+    """Patterns of the files and folders to leave out; hidden ones are never read."""
     files_max: Annotated[int, Meta(ge=1, le=500_000)] = 50_000
+    """How many files are read at most; those behind are reported."""
     file_bytes_max: Annotated[int, Meta(ge=1, le=200_000_000)] = 20 * 1024 * 1024
+    """The largest file; larger ones are reported."""
     tenants: Annotated[tuple[str, ...], Meta(min_length=1)] = ("default",)
+    """Who may see it; each tenant gets a copy of its own. An agent is served to a tenant only if
+    all its collections are."""
 
 
 class RouterConfig(Section, frozen=True):
     """How many requests may wait for a model, by lane."""
 
     urgent_queue_max: Room = 64
+    """Urgent requests that may wait for a model; more get status 503."""
     batch_queue_max: Room = 1024
+    """The same for the batch lane."""
 
 
 class CacheConfig(Section, frozen=True):
     """The exact cache of answers."""
 
     ttl_s: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
+    """How long an answer is kept."""
     entries_max: Room = 10_000
+    """How many answers are kept."""
     bytes_max: Room = 64 * 1024 * 1024
+    """How much memory they may take."""
 
 
 class LimitConfig(Section, frozen=True):
     """What one key may do."""
 
     requests_per_minute: Amount = 600.0
+    """How fast one key may ask; faster gets status 429."""
     burst: Count = 60
+    """How many it may ask at once."""
 
 
 class Config(Section, frozen=True):

@@ -12,8 +12,8 @@ import pytest
 from tests.e2e.running import Running
 
 QUESTION = "Which process owns the listening socket?"
-OWNERS = ("topics/processes.md", "adr/0002-supervisor-owns-the-socket.md")
-"""Both say it."""
+SAY_IT = ("processes.md", "0002-supervisor-owns-the-socket.md")
+"""The documents that answer it: both say the same, and either may be quoted."""
 
 
 def say(text: str) -> list[Any]:
@@ -28,7 +28,7 @@ def test_a_question_about_the_documents_is_answered_with_the_right_citation(
     assert "supervisor" in (message.content or "")
     assert message.annotations is not None
     citation = message.annotations[0].model_dump()["file_citation"]
-    assert citation["filename"].endswith(OWNERS)
+    assert citation["filename"].endswith(SAY_IT)
     assert citation["quote"] in (message.content or "")
     assert answer.usage is not None
     assert answer.usage.prompt_tokens > 0
@@ -143,7 +143,7 @@ def test_a_wrong_key_is_refused(service: Running) -> None:
 def test_ask_prints_one_json_object(service: Running) -> None:
     answer = json.loads(murmurate(service, "ask", "--json", QUESTION))
     assert set(answer) >= {"answer", "citations", "model", "trace_id", "ms"}
-    assert answer["citations"][0]["filename"].endswith(OWNERS)
+    assert answer["citations"][0]["filename"].endswith(SAY_IT)
 
 
 def test_doctor_finds_everything_in_order(service: Running) -> None:

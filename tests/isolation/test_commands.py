@@ -91,7 +91,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         status, headers, _ = service.request(
             "/v1/chat/completions",
             {"model": "planner", "messages": [{"role": "user", "content": "hi"}]},
-            {"authorization": f"Bearer {keys['acme']['secret']}", "x-murmurate-session": "new"},
+            {"Authorization": f"Bearer {keys['acme']['secret']}", "x-murmurate-session": "new"},
         )
         assert status == 200
         session, trace = headers["x-murmurate-session"], headers["x-murmurate-trace"]

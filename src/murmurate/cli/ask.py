@@ -26,7 +26,13 @@ from murmurate.core.errors import MurmurateError
 @click.command()
 @click.argument("question")
 @click.option("--model", default="assistant", show_default=True, help="Agent or model to ask.")
-@click.option("--lane", type=click.Choice(["urgent", "batch"]), default="urgent", show_default=True)
+@click.option(
+    "--lane",
+    type=click.Choice(["urgent", "batch"]),
+    default="urgent",
+    show_default=True,
+    help="Batch work waits while urgent work is there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @connected
 def ask(

@@ -19,13 +19,19 @@ STRANGE = "the answer is not in the form that murmurate speaks: check --url"
 
 
 class NotRunningError(MurmurateError):
-    """No server answers. Start one with `murmurate up`, or name one with --url and --key."""
+    """No server answers there.
+
+    Start one with `murmurate up`, or name one with `--url` and `--key`.
+    """
 
     code = "cli.not_running"
 
 
 class RefusedError(MurmurateError):
-    """The server answered with an error of its own; the detail is its message."""
+    """The server answered with an error of its own, or with something strange.
+
+    The message is its own: do what it says, or check `--url`.
+    """
 
     code = "cli.refused"
 

@@ -48,7 +48,9 @@ def ingest(
 @click.command()
 @click.argument("question")
 @click.option("--collection", "collections", multiple=True, help="Collection to look in [all].")
-@click.option("--limit", type=click.IntRange(1, 50), default=5, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 50), default=5, show_default=True, help="Passages at most."
+)
 @click.option("--json", "as_json", is_flag=True, help="The passages as JSON.")
 @connected
 def search(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 
 class MurmurateError(Exception):
-    """Base of all errors raised on purpose. Catch it to catch them all."""
+    """A fault of murmurate itself. The server's log has the details: please report it."""
 
     code: ClassVar[str] = "internal"
     http_status: ClassVar[int] = 500
@@ -27,43 +27,52 @@ class MurmurateError(Exception):
 
 
 class ConfigError(MurmurateError):
-    """The configuration cannot be used. Correct the key that the detail names."""
+    """The configuration cannot be used. Correct the key that the message names."""
 
     code = "config.invalid"
 
 
 class MissingPartError(MurmurateError):
-    """A part that the configuration needs is not installed. The detail says how to get it."""
+    """A part that the configuration needs is not installed. The message says how to get it."""
 
     code = "config.missing_part"
 
 
 class StateInUseError(MurmurateError):
-    """Another supervisor runs on this state folder. Stop it, or use another folder."""
+    """Another supervisor runs on this state folder. Stop it, or set another `server.state`."""
 
     code = "state.in_use"
 
 
 class StateNotEmptyError(MurmurateError):
-    """The state folder holds a log already. Use another folder, or replace it on purpose."""
+    """`murmurate restore` found a log in the state folder.
+
+    Use another folder, or replace it with `--force`.
+    """
 
     code = "state.not_empty"
 
 
 class BackupInvalidError(MurmurateError):
-    """The file is no backup, or it is not as it was written. Use another one."""
+    """The file is no backup, or it is not as it was written.
+
+    Nothing was changed: use another one.
+    """
 
     code = "backup.invalid"
 
 
 class AddressInUseError(MurmurateError):
-    """The address to listen on is taken. Stop the other program, or choose another port."""
+    """The address to listen on is taken.
+
+    Stop the other program, or set another port in `server.listen`.
+    """
 
     code = "listen.in_use"
 
 
 class BadRequestError(MurmurateError):
-    """The body does not fit the schema. `param` names the field."""
+    """The body does not fit the schema. `param` names the field: correct it."""
 
     code = "request.invalid"
     http_status = 400
@@ -71,41 +80,53 @@ class BadRequestError(MurmurateError):
 
 
 class BodyTooLargeError(BadRequestError):
-    """The body is over the limit. Send less."""
+    """The body is over `server.body_bytes_max`. Send less."""
 
     code = "request.too_large"
     http_status = 413
 
 
 class RequestTimeoutError(BadRequestError):
-    """The body did not arrive in time. Send it again, in one go."""
+    """The body did not arrive within `http.body_s`, or the headers within `http.head_s`.
+
+    Send it again, in one go.
+    """
 
     code = "request.timeout"
     http_status = 408
 
 
 class MalformedRequestError(BadRequestError):
-    """This is not HTTP as the standard has it, or two readers could understand it differently."""
+    """This is not HTTP as the standard has it, or two readers could understand it differently.
+
+    Such are two lengths, a header twice, a broken URL. Send it with an ordinary HTTP client.
+    """
 
     code = "request.malformed"
 
 
 class UrlTooLongError(BadRequestError):
-    """The URL is over the limit. Send what is long in the body."""
+    """The URL is over `http.url_bytes_max`. Send what is long in the body."""
 
     code = "request.url_too_long"
     http_status = 414
 
 
 class HeadTooLargeError(BadRequestError):
-    """The headers are over the limit, in bytes or in number. Send fewer or shorter ones."""
+    """The headers are over `http.head_bytes_max` or `http.headers_max`.
+
+    Send fewer or shorter ones.
+    """
 
     code = "request.head_too_large"
     http_status = 431
 
 
 class MediaTypeError(BadRequestError):
-    """The body is not sent as plain JSON. Send `Content-Type: application/json`, uncompressed."""
+    """The body is not sent as plain JSON.
+
+    Send `Content-Type: application/json`, without compression.
+    """
 
     code = "request.media_type"
     http_status = 415
@@ -118,7 +139,10 @@ class PromptTooLongError(BadRequestError):
 
 
 class KeyInvalidError(MurmurateError):
-    """No key, or one that is not known. Send `Authorization: Bearer KEY`."""
+    """No key, or one that is not known.
+
+    Send `Authorization: Bearer KEY`; the first key is in the file `key` of the state folder.
+    """
 
     code = "invalid_api_key"
     http_status = 401
@@ -126,13 +150,13 @@ class KeyInvalidError(MurmurateError):
 
 
 class KeyExpiredError(KeyInvalidError):
-    """The key was valid until the time that the detail names. Ask for a new one."""
+    """The key was valid until the time in the message. Ask for a new one."""
 
     code = "key.expired"
 
 
 class KeyRevokedError(KeyInvalidError):
-    """The key was withdrawn. Ask for a new one."""
+    """The key was withdrawn; in the middle of a stream, too. Ask for a new one."""
 
     code = "key.revoked"
 
@@ -144,7 +168,10 @@ class KeyReplacedError(KeyInvalidError):
 
 
 class ForbiddenError(MurmurateError):
-    """The key may not do this, or the request comes from a place that is not allowed."""
+    """The key may not do this, or the request comes from a place that is not allowed.
+
+    Use another key, or add the host name to `server.hosts`.
+    """
 
     code = "forbidden"
     http_status = 403
@@ -152,19 +179,22 @@ class ForbiddenError(MurmurateError):
 
 
 class ScopeMissingError(ForbiddenError):
-    """The key lacks the scope that the detail names. Use a key that has it."""
+    """The key lacks the scope that the message names. Use a key that has it."""
 
     code = "key.scope_missing"
 
 
 class GrantTooWideError(ForbiddenError):
-    """A key can't give, replace or revoke more than it has itself. `param` names the field."""
+    """A key can't give, rotate or revoke more rights than it has itself.
+
+    `param` names the field: ask for less, or use another key.
+    """
 
     code = "key.grant_too_wide"
 
 
 class KeyStateError(MurmurateError):
-    """The key has ended already, or can't be changed in this state. Create another one."""
+    """The key has ended and can't get a new secret. Create another one."""
 
     code = "key.unchangeable"
     http_status = 409
@@ -172,19 +202,28 @@ class KeyStateError(MurmurateError):
 
 
 class LastOperatorError(KeyStateError):
-    """Without this key nobody could manage keys any more. Create another operator key first."""
+    """Without this key nobody could manage all keys any more.
+
+    Create another with the scope `operator` first, or rotate it.
+    """
 
     code = "key.last_operator"
 
 
 class TooManyKeysError(KeyStateError):
-    """There is no room for another key, and none has ended that could make room. Revoke some."""
+    """The tenant has 1,000 keys, or the service 10,000, and none of the tenant's has ended.
+
+    Revoke one: the key that ended first makes room.
+    """
 
     code = "key.too_many"
 
 
 class NotFoundError(MurmurateError):
-    """There is no such path, session, trace, collection or key (or it is somebody else's)."""
+    """There is no such path, session, trace, collection or key, or it belongs to somebody else.
+
+    Check the name.
+    """
 
     code = "not_found"
     http_status = 404
@@ -198,7 +237,7 @@ class ModelUnknownError(NotFoundError):
 
 
 class MethodNotAllowedError(MurmurateError):
-    """The path exists, but not with this HTTP method."""
+    """The path exists, but not with this HTTP method. The message names the right one."""
 
     code = "method_not_allowed"
     http_status = 405
@@ -206,7 +245,10 @@ class MethodNotAllowedError(MurmurateError):
 
 
 class RateLimitedError(MurmurateError):
-    """The key has used up its rate. Wait for `Retry-After` seconds."""
+    """The key has used up its rate.
+
+    Wait for `Retry-After` seconds, make a key with higher limits, or raise `limits.default`.
+    """
 
     code = "rate_limit_exceeded"
     http_status = 429
@@ -214,28 +256,38 @@ class RateLimitedError(MurmurateError):
 
 
 class OverloadedError(MurmurateError):
-    """The lane is full. Wait for `Retry-After` seconds, or use the batch lane."""
+    """The lane is full, or the server has as many requests as it takes.
+
+    Wait for `Retry-After` seconds, or use the batch lane.
+    """
 
     code = "router.overloaded"
     http_status = 503
 
 
 class ConnectionsFullError(MurmurateError):
-    """All connections that the server takes are in use. Wait for `Retry-After` seconds."""
+    """All connections that the server takes (`http.connections_max`) are in use.
+
+    Wait for `Retry-After` seconds; if it happens often, raise the limit.
+    """
 
     code = "server.connections"
     http_status = 503
 
 
 class ShuttingDownError(MurmurateError):
-    """The server is draining. Try again: another one takes over."""
+    """The server is shutting down. Try again: another one takes over."""
 
     code = "server.draining"
     http_status = 503
 
 
 class EngineUnreachableError(MurmurateError):
-    """The engine does not answer; it is being restarted. Try again in a moment."""
+    """The engine does not answer, or another server that stands for it.
+
+    It is being restarted; another server can't be reached, refuses its key or lacks the model.
+    Try again in a moment; `murmurate doctor` says which.
+    """
 
     code = "engine.unreachable"
     http_status = 503
@@ -249,14 +301,17 @@ class EngineFailedError(MurmurateError):
 
 
 class WorkerUnreachableError(MurmurateError):
-    """A worker process (library, sandbox) does not answer; it is being restarted."""
+    """The library or the sandbox does not answer; it is being restarted. Try again in a moment."""
 
     code = "worker.unreachable"
     http_status = 503
 
 
 class DocumentUnreadableError(MurmurateError):
-    """A file cannot be read or parsed. The others go on."""
+    """A file cannot be read or parsed.
+
+    The others go on; mend or remove it; it is read again when it has changed.
+    """
 
     code = "document.unreadable"
     http_status = 422
@@ -264,7 +319,10 @@ class DocumentUnreadableError(MurmurateError):
 
 
 class FolderMissingError(MurmurateError):
-    """The folder of a collection does not exist (any more). What was read from it stays."""
+    """The folder of a collection does not exist (any more).
+
+    What was read from it stays; correct `knowledge.NAME.folder`.
+    """
 
     code = "knowledge.folder_missing"
     http_status = 422
@@ -272,7 +330,10 @@ class FolderMissingError(MurmurateError):
 
 
 class ToolFailedError(MurmurateError):
-    """A tool refused its arguments or broke. The model sees the detail and may go on."""
+    """A tool refused its arguments or broke.
+
+    The model hears of it and may go on; you see it in the trace.
+    """
 
     code = "tool.failed"
 
@@ -286,19 +347,29 @@ class LogConflictError(MurmurateError):
 
 
 class LogCorruptError(MurmurateError):
-    """A stored entry does not match its checksum. Restore it from a backup."""
+    """A stored entry is damaged or lost.
+
+    The message names stream and number, other streams are served. Restore a backup, or go on
+    without.
+    """
 
     code = "log.corrupt"
 
 
 class LogNewerError(MurmurateError):
-    """A newer murmurate wrote the log. Run that version, or restore a backup of before it."""
+    """A newer murmurate wrote the log or the backup.
+
+    Nothing was changed: run that version, or restore a backup of before its upgrade.
+    """
 
     code = "log.newer"
 
 
 class LogUnavailableError(MurmurateError):
-    """The log cannot be written (disk full, file locked). Nothing was acknowledged."""
+    """The log cannot be written (disk full, file locked).
+
+    Nothing was acknowledged: make room, then try again.
+    """
 
     code = "log.unavailable"
     http_status = 503

@@ -78,7 +78,7 @@ class Administration:
         self._on_secret = on_secret
 
     async def listing(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Show the keys that the caller manages."""
+        """List the keys that the caller manages, never a secret."""
         del span
         await self._registry.catch_up()
         actor = self._actor(caller)
@@ -86,14 +86,14 @@ class Administration:
         await exchange.answer_json(200, {"keys": shown_keys})
 
     async def show(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Show one key."""
+        """Show one key, never its secret."""
         del span
         await self._registry.catch_up()
         _, key = self._named(exchange, caller)
         await exchange.answer_json(200, self._shown(key))
 
     async def create(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Make a key; its secret stands in this answer and nowhere else."""
+        """Make a key; its `secret` stands in this answer and nowhere else."""
         body = decode(await exchange.body(BODY_BYTES_MAX) or b"{}", CreateBody)
         await self._registry.catch_up()
         secret = self._ids.secret("mur")
@@ -104,7 +104,10 @@ class Administration:
         await exchange.answer_json(200, {**self._shown(key), "secret": secret})
 
     async def rotate(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Give a key a new secret; it stands in this answer and nowhere else."""
+        """Give a key a new `secret`; it stands in this answer and nowhere else.
+
+        `{"grace": "1h"}` keeps the old one good for an hour.
+        """
         body = decode(await exchange.body(BODY_BYTES_MAX) or b"{}", RotateBody)
         grace_ms = duration_ms(body.grace, param="grace", max_ms=GRACE_MS_MAX)
         await self._registry.catch_up()
@@ -118,7 +121,7 @@ class Administration:
         await exchange.answer_json(200, {**self._shown(fresh), "secret": secret})
 
     async def revoke(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Withdraw a key; to do it again changes nothing."""
+        """Revoke a key; to do it again changes nothing."""
         await self._registry.catch_up()
         actor, key = self._named(exchange, caller)
         check_manages(actor, key)

@@ -53,7 +53,7 @@ class Completions:
         self._log = log
 
     async def chat(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Answer a chat: decode, pass down, stream or collect."""
+        """Ask an agent or a model, plain or streamed (`"stream": true`)."""
         body = decode(await exchange.body(self._body_bytes_max), ChatBody)
         request = self._request(exchange, caller, body, span)
         span.note(model=body.model, lane=request.lane.value)
@@ -154,7 +154,10 @@ class Embeddings:
         self._body_bytes_max = body_bytes_max
 
     async def embeddings(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Answer with a vector a text."""
+        """Turn texts into vectors.
+
+        The embedder is `minilm` (384 numbers, English), or the model of `[embeddings]`.
+        """
         del caller
         body = decode(await exchange.body(self._body_bytes_max), EmbeddingsBody)
         texts = texts_of(body)

@@ -47,7 +47,7 @@ class Management:
         self._body_bytes_max = body_bytes_max
 
     async def models(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """List the models, or show one."""
+        """List agents, models and embedders, or show one."""
         del span
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": "murmurate"}
@@ -71,20 +71,27 @@ class Management:
         await exchange.answer_json(200, {"trace_id": trace_id, "spans": spans})
 
     async def session(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Show the messages of a session."""
+        """Show the messages of a stored session."""
         del span
         session_id = exchange.path.removeprefix("/api/sessions/")
         messages = await self._platform.session(caller.tenant, session_id)
         await exchange.answer_json(200, {"id": session_id, "messages": messages})
 
     async def knowledge(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Show the state of every collection."""
+        """Show the state of every collection.
+
+        That is: documents, chunks, embedder and its dimensions, last sync, problems by
+        file.
+        """
         del span
         state = await self._platform.knowledge(caller.tenant)
         await exchange.answer_json(200, {"collections": state})
 
     async def search(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Find passages in the documents, without a model."""
+        """Find passages without a model.
+
+        The body is `{"question", "collections", "limit"}`; no collections means all.
+        """
         del span
         body = decode(await exchange.body(self._body_bytes_max), SearchBody)
         passages = await self._platform.search(
@@ -93,7 +100,11 @@ class Management:
         await exchange.answer_json(200, {"passages": passages})
 
     async def ingest(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Read folders again; progress comes as JSON lines, the last one says how it ended."""
+        """Read the folders again.
+
+        The body is `{"collections", "paths"}`, empty: all; progress comes as JSON lines,
+        the last one says how it ended.
+        """
         del span
         body = decode(await exchange.body(self._body_bytes_max) or b"{}", IngestBody)
         await exchange.while_connected(self._progress(exchange, caller, body))
@@ -112,11 +123,15 @@ class Management:
         await exchange.end()
 
     async def healthz(self, exchange: Exchange) -> None:
-        """Say that the process answers."""
+        """Answer 200 as soon as the process does."""
         await exchange.answer_json(200, {"status": "ok"})
 
     async def readyz(self, exchange: Exchange) -> None:
-        """Say whether requests can be served, and what each part says."""
+        """Answer 200 when requests can be served, 503 before.
+
+        Says which part is missing, and which process dies again and again (its last words
+        on this machine only).
+        """
         readiness = await self._platform.readiness()
         ready = readiness.ready
         parts = readiness.parts | (readiness.parts_here if _is_here(exchange) else {})
@@ -124,7 +139,7 @@ class Management:
         await exchange.answer_json(200 if ready else 503, body)
 
     async def metrics(self, exchange: Exchange) -> None:
-        """Show the counters to Prometheus, on loopback."""
+        """Show counters for Prometheus, on loopback only."""
         if not _is_here(exchange):
             raise ForbiddenError("/metrics is open on loopback only")
         page, kind = self._meter.exposition()

@@ -96,12 +96,8 @@ class Gateway:
         self._room = Room(limits.bodies_bytes_max)
         self._in_flight = 0
         self._draining = False
-        self._open: Mapping[str, OpenHandler] = {
-            "/healthz": management.healthz,
-            "/readyz": management.readyz,
-            "/metrics": management.metrics,
-        }
-        self._routes = Routes(_routes(completions, embeddings, management, administration))
+        self._open = open_routes(management)
+        self._routes = Routes(scoped_routes(completions, embeddings, management, administration))
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -248,12 +244,22 @@ class Gateway:
         self._log.event("request.done", route=route, status=exchange.status, ms=ms, trace=trace)
 
 
-def _routes(
+def open_routes(management: Management) -> Mapping[str, OpenHandler]:
+    """Return what everybody can ask for, without a key."""
+    return {
+        "/healthz": management.healthz,
+        "/readyz": management.readyz,
+        "/metrics": management.metrics,
+    }
+
+
+def scoped_routes(
     completions: Completions,
     embeddings: Embeddings,
     management: Management,
     administration: Administration,
 ) -> tuple[Route, ...]:
+    """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, completions.chat),
         Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, embeddings.embeddings),
