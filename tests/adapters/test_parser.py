@@ -79,6 +79,14 @@ def test_a_file_that_takes_too_much_memory_is_given_up() -> None:
         assert parser.text(PAGE, Format.HTML) == (None, "fine\n")
 
 
+def test_the_process_ends_with_whoever_started_it(parser: Parser) -> None:
+    process = parser._running()
+    assert parser.text(PAGE, Format.HTML) == (None, "fine\n")
+    assert process.stdin is not None
+    process.stdin.close()  # what a killed parent's end of the pipe looks like
+    assert process.wait(10) == 0
+
+
 def test_too_much_text_is_refused() -> None:
     with closing(Parser(Bounds(chars_max=10))) as parser:
         assert refused(parser, b"<p>twelve chars", Format.HTML) == "its text is over 10 characters"
