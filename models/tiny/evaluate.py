@@ -268,14 +268,12 @@ def phrases_other_result(source: Source) -> Case:
     return Case(talk, lambda said: said == Said(answer), answer)
 
 
-def answers_from_search(source: Source) -> Case:
-    """The sentence that answers, of a passage that the search found; a token F1 of a half."""
-    while True:
-        talk = fresh(source)
-        tasks.ask_documents(source, talk)
-        answer = talk.messages.pop()["content"]
-        if answer not in UNKNOWNS:
-            return _sentence(talk, answer)
+def quotes_passage(source: Source) -> Case:
+    """A search's first passage, word for word."""
+    talk = fresh(source)
+    tasks.ask_documents(source, talk)
+    answer = talk.messages.pop()["content"]
+    return Case(talk, lambda said: said == Said(answer), answer)
 
 
 def answers_from_facts(source: Source) -> Case:
@@ -347,7 +345,7 @@ CLASSES: Final = (
     phrases_result,
     copies_result,
     phrases_other_result,
-    answers_from_search,
+    quotes_passage,
     answers_from_facts,
     misses_fact,
     answers_from_passage,

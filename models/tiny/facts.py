@@ -35,6 +35,8 @@ class Relation:
     value: str
     told: tuple[str, ...]
     asked: tuple[str, ...]
+    answer: str
+    """The sentence that answers: it names the thing again, then the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Maker:
             if r.random() < unknown_share:
                 asked.append((self._asked(self._absent(facts)), None))
             else:
-                asked.append((self._asked(fact), fact.value))
+                asked.append((self._asked(fact), self._answer(fact)))
         return Context(text, tuple(asked))
 
     def _facts(self, count: int) -> list[Fact]:
@@ -133,6 +135,10 @@ class Maker:
             return text.lower()
         return text[0].upper() + text[1:] if style < 0.6 else text
 
+    def _answer(self, fact: Fact) -> str:
+        text = fact.relation.answer.format(**self._slots(fact))
+        return text[0].upper() + text[1:]
+
     @staticmethod
     def _slots(fact: Fact) -> dict[str, str]:
         return {"a": fact.relation.name, "t": fact.thing, "v": fact.value}
@@ -142,7 +148,8 @@ class Maker:
         language = "chinese" if self.chinese else "english"
         if self.simple:
             name = r.choice(RELATIONS["attributes"]["english"].split())
-            return Relation(name, "word", r.choice(["word", "number", "place"]), *_SIMPLE)
+            value = r.choice(["word", "number", "place"])
+            return Relation(name, "word", value, *_SIMPLE, answer=_SIMPLE[0][0])
         if r.random() < _PLAIN_SHARE:
             attributes = RELATIONS["attributes"]
             if self.held_out:
@@ -154,7 +161,10 @@ class Maker:
             asked = plain[f"{prefix}asked{suffix}"]
             thing = r.choice(["person", "organisation", "product", "place", "service", "word"])
             value = r.choice(_VALUES + _MORE_VALUES)
-            return Relation(r.choice(pool.split()), thing, value, *_lines(told, asked))
+            answer = plain[f"{prefix}facts"].splitlines()[0]
+            return Relation(
+                r.choice(pool.split()), thing, value, *_lines(told, asked), answer=answer
+            )
         fitting = [
             (place, each)
             for place, each in enumerate(RELATIONS["relation"])
@@ -162,7 +172,8 @@ class Maker:
         ]
         place, drawn = r.choice(fitting)
         told, asked = _lines(drawn[f"facts{suffix}"], drawn[f"asked{suffix}"])
-        return Relation(f"relation {place}", drawn["thing"], drawn["value"], told, asked)
+        answer = drawn["facts"].splitlines()[0]
+        return Relation(f"relation {place}", drawn["thing"], drawn["value"], told, asked, answer)
 
     def thing(self, kind: str) -> str:
         """Draw the name of a person, a product, a service and so on."""

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 CONSTANT: Final = 0
 """The channel that is alike in all tokens: what depends on the place alone is made from it."""
-TOKEN: Final = slice(1, 168)
-PREVIOUS: Final = (slice(168, 208), slice(208, 248))
+TOKEN: Final = slice(1, 176)
+PREVIOUS: Final = (slice(176, 216), slice(216, 256))
 """The channels for the token, for the one before, and for the one before that."""
-NEARBY: Final = slice(248, 288)
-"""The channels for the last dozen tokens, all together."""
 
 _PLACE_TURNS: Final = 5
 """The fastest rotary pairs tell neighbours apart; the rest turn too slowly for that."""
@@ -26,25 +24,20 @@ _MATCH_TURNS: Final = slice(12, 32)
 """Pairs that turn less than 0.006 a position hardly change what they carry over a long prompt."""
 _PLACE_SHARPNESS: Final = 2.5
 _MATCH_SHARPNESS: Final = 2.2
-_NEARBY_TURNS: Final = slice(5, 8)
-"""Pairs that turn by a tenth of a radian a position: neighbours are alike, far tokens are not."""
-_NEARBY_SHARPNESS: Final = 0.6
 
 
 @torch.no_grad()
 def build_in(network: Network) -> None:
     """Overwrite the embedding and parts of layers 0 and 1."""
     shape = network.shape
-    assert (shape.width, shape.heads, shape.key_heads, shape.head_width) == (288, 6, 3, 64)
+    assert (shape.width, shape.heads, shape.key_heads, shape.head_width) == (256, 4, 2, 64)
     weights = network.embedding.weight
     weights.zero_()
     weights[:, CONSTANT] = 0.5
     nn.init.normal_(weights[:, TOKEN], std=(TOKEN.stop - TOKEN.start) ** -0.5)
     seen = _orthonormal(40, TOKEN.stop - TOKEN.start)
     _tell_previous(network, seen)
-    _tell_nearby(network, seen)
     _find_and_copy(network, seen)
-    _find_alike(network)
 
 
 def _tell_previous(network: Network, seen: Tensor) -> None:
@@ -67,37 +60,6 @@ def _tell_previous(network: Network, seen: Tensor) -> None:
         out[channels, :40] = 0.2 * torch.eye(40)
     for norm in (attention.q_norm, attention.k_norm):
         norm.weight[first] = norm.weight[second] = _PLACE_SHARPNESS
-
-
-def _tell_nearby(network: Network, seen: Tensor) -> None:
-    """Layer 0, head 2: write the mean view of the last dozen tokens."""
-    attention = network.layers[0].attention
-    turns = [*range(32)[_NEARBY_TURNS], *range(32, 64)[_NEARBY_TURNS]]
-    for weight in (attention.q.weight[128:192], attention.k.weight[64:128]):
-        weight.zero_()
-        weight[turns[: len(turns) // 2], CONSTANT] = 1
-    attention.v.weight[64:128] = 0
-    attention.v.weight[64:104, TOKEN] = seen
-    out = attention.out.weight[:, 128:192]
-    out.zero_()
-    out[NEARBY, :40] = 0.6 * torch.eye(40)
-    for norm in (attention.q_norm, attention.k_norm):
-        norm.weight[turns] = _NEARBY_SHARPNESS
-
-
-def _find_alike(network: Network) -> None:
-    """Layer 1, head 4: find where the tokens before were like those before the present one."""
-    attention = network.layers[1].attention
-    match = [*range(32)[_MATCH_TURNS], *range(32, 64)[_MATCH_TURNS]]
-    carried = _orthonormal(64, TOKEN.stop - TOKEN.start)
-    for weight in (attention.q.weight[256:320], attention.k.weight[128:192]):
-        weight.zero_()
-        weight[match, NEARBY] = torch.eye(40)
-    attention.v.weight[128:192] = 0
-    attention.v.weight[128:192, TOKEN] = carried
-    out = attention.out.weight[:, 256:320]
-    out.zero_()
-    out[TOKEN] = 0.3 * carried.T
 
 
 def _find_and_copy(network: Network, seen: Tensor) -> None:

@@ -34,6 +34,8 @@ def tool(name: str, description: str, argument: str, kind: str = "string") -> Js
 
 SEARCH: Final = tool("search", "Search the documents for passages that answer a question.", "query")
 CALCULATE: Final = tool("calculate", "Calculate an arithmetic expression exactly.", "expression")
+SIMPLE_SHARE: Final = 0.35
+"""The part of the contexts of facts that are plain."""
 _VERBS: Final = WORDINGS["tools"]["verbs"].split()
 _OBJECTS: Final = WORDINGS["tools"]["objects"].split()
 
@@ -88,7 +90,7 @@ def conversation(r: random.Random, held_out: bool = False) -> Conversation:
     """Draw one conversation."""
     source = Source(r, words(held_out), held_out)
     kind = r.random()
-    if kind < 0.52:
+    if kind < 0.60:
         return about_facts(source)
     if kind < 0.64:
         return about_passage(source)
@@ -171,34 +173,21 @@ def _system(source: Source) -> str:
 
 
 def ask_documents(source: Source, talk: Conversation) -> None:
-    """A question: the message itself is the query; a sentence that was found answers."""
-    r = source.r
-    if r.random() < 0.5:
-        _ask_passage(source, talk)
-        return
+    """A question: the message itself is the query; what was found first is the answer."""
     text = source.question()
     talk.user(text)
     if not talk.has("search"):
         talk.says(unknown(text))
         return
     talk.calls("search", {"query": text})
-    talk.hears(dumped(r, {"passages": []}))
-    talk.says(unknown(text))
-
-
-def _ask_passage(source: Source, talk: Conversation) -> None:
-    """A question that one sentence of the passages answers, or none."""
-    r, library = source.r, prose.library(source.held_out)
-    passage, text, answer = prose.asked_passage(r, library, held_out=source.held_out)
-    if r.random() < 0.2:
-        text, answer = strange_question(source, passage), unknown(text)
-    talk.user(text)
-    if not talk.has("search"):
+    r = source.r
+    if r.random() < 0.08:
+        talk.hears(dumped(r, {"passages": []}))
         talk.says(unknown(text))
         return
-    talk.calls("search", {"query": text})
-    talk.hears(dumped(r, {"passages": [found(source, passage.text)]}))
-    talk.says(answer)
+    found = [_passage(source) for _ in range(r.choice([1, 1, 1, 1, 2, 3]))]
+    talk.hears(dumped(r, {"passages": found}))
+    talk.says(found[0]["text"])
 
 
 def ask_arithmetic(source: Source, talk: Conversation) -> None:
@@ -305,13 +294,12 @@ def dumped(r: random.Random, value: Json) -> str:
     return json.dumps(value, ensure_ascii=False, separators=separators)
 
 
-def found(source: Source, text: str) -> dict[str, str]:
-    """Return a passage as the search tool gives it."""
+def _passage(source: Source) -> dict[str, str]:
     first = source.r.randint(1, 400)
     return {
         "path": _path(source),
         "lines": f"{first}-{first + source.r.randint(0, 20)}",
-        "text": text,
+        "text": source.r.choice(source.words.sentences),
     }
 
 
@@ -325,7 +313,7 @@ def _path(source: Source) -> str:
 def about_facts(source: Source, questions: int = 6) -> Conversation:
     """Draw facts and questions; one in four asks for what is not among them."""
     r = source.r
-    if not source.held_out and r.random() < 0.3:
+    if not source.held_out and r.random() < SIMPLE_SHARE:
         maker = Maker(r, source.words, held_out=False, chinese=False, simple=True)
     else:
         maker = Maker(r, source.words, source.held_out, chinese=r.random() < 0.2)

@@ -5,7 +5,6 @@ Without the first phase nothing is copied. See induction.py for how copying gets
 
 import argparse
 import json
-import math
 import random
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from torch.nn import functional
 from warm import from_file
 
 TOKENIZER_CONVERSATIONS: Final = 6000
-BATCH_TOKENS: Final = 4_096
+BATCH_TOKENS: Final = 3_072
 POOL_CONVERSATIONS: Final = 480
 """Batches are cut from a pool sorted by length, so that little is padding."""
 SAVE_EVERY_S: Final = 240.0
@@ -60,8 +59,8 @@ class Plan:
     """The part of the time in which the prompts are learnt too, which helps to read them."""
 
     def rate_at(self, step: int, done: float) -> float:
-        """Rise for 30 steps, then fall along a cosine to a fiftieth."""
-        fallen = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        """Rise for 30 steps, stay, and in the last third fall to a fiftieth."""
+        fallen = max(0.02, min(1.0, (1 - done) / 0.35))
         return self.rate * min(1.0, (step + 1) / 30) * fallen
 
 
@@ -283,7 +282,14 @@ def _companions(told: argparse.Namespace) -> Iterator[None]:
 
 def train(told: argparse.Namespace) -> None:
     """Do what the command line says, as one of the processes."""
-    plan = Plan(told.minutes, told.rate, told.seed, told.out, told.rank, 0.3 if told.begin else 0.7)
+    plan = Plan(
+        told.minutes,
+        told.rate,
+        told.seed,
+        told.out,
+        told.rank,
+        0.3 if told.begin or told.go_on else 0.7,
+    )
     if told.go_on:
         network, tokenizer = load(plan.out)
     elif told.begin:
