@@ -28,6 +28,7 @@ from places import SHIPPED
 
 CASES_QUICK, CASES_FULL = 25, 400
 SEED = 77
+PROCESSES = 2
 TARGETS = {
     "tools": 0.95,
     "tool_results": 0.95,
@@ -44,9 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer cases; nothing is kept")
     quick = parser.parse_args().quick
-    server = evaluate.Server(SHIPPED)
     cases = CASES_QUICK if quick else CASES_FULL
-    gathered = list(evaluate.scores(server, cases=cases, seed=SEED))
+    gathered = list(evaluate.scores(SHIPPED, cases=cases, seed=SEED, processes=PROCESSES))
     keys = evaluate.keys(gathered) | {"bytes": SHIPPED.stat().st_size}
     samples = {found.name: [found.right / found.cases] for found in gathered}
     rows = [(found.name, found.cases, found.right / found.cases) for found in gathered]

@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import multiprocessing
 import random
 import re
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -281,6 +283,22 @@ def answers_from_facts(source: Source) -> Case:
     return _context(source, tasks.about_facts, known=True)
 
 
+def finds_value(source: Source) -> Case:
+    """The same, but only the value counts, whatever sentence it stands in."""
+    while True:
+        drawn = tasks.draw_facts(source, 1)
+        value = drawn.values[0]
+        if value is not None:
+            talk = tasks.in_context(source, drawn.text, list(drawn.asked))
+            return _value(talk, value, talk.messages.pop()["content"])
+
+
+def _value(talk: Conversation, value: str, answer: str) -> Case:
+    """Return a case in which the value has to stand in the answer as a word of its own."""
+    whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(value)}(?![A-Za-z0-9])")
+    return Case(talk, lambda said: whole.search(said.text) is not None, answer)
+
+
 def misses_fact(source: Source) -> Case:
     """A fact that is not among them: the model says that it doesn't know."""
     return _context(source, tasks.about_facts, known=False)
@@ -347,6 +365,7 @@ CLASSES: Final = (
     phrases_other_result,
     quotes_passage,
     answers_from_facts,
+    finds_value,
     misses_fact,
     answers_from_passage,
     misses_in_passage,
@@ -414,12 +433,27 @@ def keys(gathered: list[Score]) -> dict[str, float]:
     }
 
 
-def scores(server: Server, *, cases: int, seed: int) -> Iterator[Score]:
-    """Yield the score of every class."""
-    source = Source(random.Random(seed), words(True), held_out=True)
-    for draw in CLASSES:
-        yield score(server, draw.__name__.replace("_", " "), [draw(source) for _ in range(cases)])
-    yield score(server, "realistic messages", realistic_cases())
+def scores(model: Path, *, cases: int, seed: int, processes: int) -> Iterator[Score]:
+    """Yield the score of every class; each draws its cases by itself."""
+    measure = partial(_score_class, model=model, cases=cases, seed=seed)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        yield from pool.map(measure, range(len(CLASSES) + 1))
+
+
+def _score_class(place: int, *, model: Path, cases: int, seed: int) -> Score:
+    server = _server(model)
+    if place == len(CLASSES):
+        return score(server, "realistic messages", realistic_cases())
+    draw = CLASSES[place]
+    source = Source(random.Random(f"{seed} {draw.__name__}"), words(True), held_out=True)
+    return score(server, draw.__name__.replace("_", " "), [draw(source) for _ in range(cases)])
+
+
+@cache
+def _server(model: Path) -> Server:
+    """Return this process's server."""
+    return Server(model)
 
 
 def main() -> None:
@@ -429,9 +463,11 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=HERE / "results" / "latest.json")
     parser.add_argument("--cases", type=int, default=400, help="of each class")
     parser.add_argument("--seed", type=int, default=77)
+    parser.add_argument("--processes", type=int, default=2)
     told = parser.parse_args()
-    server, gathered = Server(told.model), list[Score]()
-    for found in scores(server, cases=told.cases, seed=told.seed):
+    gathered: list[Score] = []
+    drawn = scores(told.model, cases=told.cases, seed=told.seed, processes=told.processes)
+    for found in drawn:
         gathered.append(found)
         show(found)
     record = {

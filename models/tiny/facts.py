@@ -58,6 +58,8 @@ class Context:
 
     text: str
     asked: tuple[tuple[str, str | None], ...]
+    values: tuple[str | None, ...]
+    """The value in each of the answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,15 @@ class Maker:
         lines = r.random() < 0.2 or any(t.startswith("- ") or " | " in t for t in told)
         text = ("\n" if lines else "" if self.chinese else " ").join(told)
         asked: list[tuple[str, str | None]] = []
+        values: list[str | None] = []
         for fact in r.sample(facts, min(questions, len(facts))):
             if r.random() < unknown_share:
                 asked.append((self._asked(self._absent(facts)), None))
+                values.append(None)
             else:
                 asked.append((self._asked(fact), self._answer(fact)))
-        return Context(text, tuple(asked))
+                values.append(fact.value)
+        return Context(text, tuple(asked), tuple(values))
 
     def _facts(self, count: int) -> list[Fact]:
         """Draw facts with different keys, over few things and few relations."""

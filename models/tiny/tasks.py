@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import arithmetic
 import prose
-from facts import Maker
+from facts import Context, Maker
 from questions import NOUNS, question
 from smalltalk import small_talk
 from words import WORDINGS, Words, invented, words
@@ -312,13 +312,18 @@ def _path(source: Source) -> str:
 
 def about_facts(source: Source, questions: int = 6) -> Conversation:
     """Draw facts and questions; one in four asks for what is not among them."""
+    drawn = draw_facts(source, questions)
+    return in_context(source, drawn.text, list(drawn.asked))
+
+
+def draw_facts(source: Source, questions: int) -> Context:
+    """Draw facts, in training often plain ones."""
     r = source.r
     if not source.held_out and r.random() < SIMPLE_SHARE:
         maker = Maker(r, source.words, held_out=False, chinese=False, simple=True)
     else:
         maker = Maker(r, source.words, source.held_out, chinese=r.random() < 0.2)
-    drawn = maker.context(questions=questions, unknown_share=0.25)
-    return _in_context(source, drawn.text, list(drawn.asked))
+    return maker.context(questions=questions, unknown_share=0.25)
 
 
 def about_passage(source: Source, questions: int = 4) -> Conversation:
@@ -331,7 +336,7 @@ def about_passage(source: Source, questions: int = 4) -> Conversation:
             asked.append((strange_question(source, passage), None))
         elif drawn := prose.ask_about(r, passage, place, library=library, held_out=source.held_out):
             asked.append(drawn)
-    return _in_context(source, passage.text, asked or [(text, answer)])
+    return in_context(source, passage.text, asked or [(text, answer)])
 
 
 def strange_question(source: Source, passage: prose.Passage) -> str:
@@ -343,7 +348,8 @@ def strange_question(source: Source, passage: prose.Passage) -> str:
             return text
 
 
-def _in_context(source: Source, told: str, asked: list[tuple[str, str | None]]) -> Conversation:
+def in_context(source: Source, told: str, asked: list[tuple[str, str | None]]) -> Conversation:
+    """Return a conversation about what is told: each question and its answer, None if unknown."""
     r = source.r
     system = (
         [{"role": "system", "content": CONTEXT_SYSTEM}] if r.random() < 0.8 else opening(source)
