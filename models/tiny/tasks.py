@@ -116,7 +116,7 @@ def with_tools(source: Source) -> Conversation:
         drawn(source, talk)
     if not talk.taught[-1]:
         r.choice([ask_documents, ask_arithmetic, chat])(source, talk)
-    if talk.messages[-2]["role"] == "tool" and r.random() < 0.4:
+    if talk.messages[-2]["role"] == "tool" and talk.taught[-2] and r.random() < 0.4:
         del talk.messages[-2:], talk.taught[-1]  # end at the call
     return talk
 
