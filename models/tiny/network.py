@@ -13,7 +13,7 @@ class Shape:
 
     vocabulary: int
     width: int = 256
-    layers: int = 4
+    layers: int = 5
     heads: int = 4
     key_heads: int = 2
     head_width: int = 64

@@ -33,12 +33,55 @@ _CLOSINGS: Final = (" please", " thanks", " Thanks!", " pls", " ?", " exactly", 
 
 def question(r: random.Random, words: Words, held_out: bool = False) -> str:
     """Return a question in either language, as people type them."""
-    if r.random() < 0.22:
+    kind = r.random()
+    if kind < 0.22:
         return _chinese(r, words, held_out)
+    if kind < 0.36:
+        return short_question(r, words, held_out)
     text = _english(r, words, held_out)
     if r.random() < 0.1:
         text = typo(r, text)
     return text
+
+
+def short_question(r: random.Random, words: Words, held_out: bool = False) -> str:
+    """Return a question of a few words, such as might be taken for small talk."""
+    template = r.choice(
+        WORDINGS["questions"][f"short{'_held_out' if held_out else ''}"].splitlines()
+    )
+    text = template.format(
+        c=_called(r, words),
+        t=_thing(r, words),
+        ts=_things(r, words),
+        n=_noun(r, words),
+        v=r.choice(_VERBS),
+        d=r.choice(_DOES),
+        s=r.choice(_STATES),
+    )
+    style = r.random()
+    if style < 0.2:
+        text = text.lower()
+    elif style < 0.5:
+        text = text[0].upper() + text[1:]
+    return text.rstrip("?") + r.choice(["", "?", "?", ""])
+
+
+def _called(r: random.Random, words: Words) -> str:
+    """Return a name as programs have them: SIGTERM, --verbose, retry_max, Nginx."""
+    name, phrase = invented(r), words.phrase(r).split()[-1]
+    return r.choice(
+        [
+            phrase,
+            phrase.upper(),
+            name.upper()[: r.randint(2, 7)],
+            name.capitalize(),
+            f"--{phrase.lower()}",
+            f"{phrase.lower()}_{r.choice(['max', 'min', 's', 'ms', 'url', 'name', 'path'])}",
+            f"{name}.{r.choice(['toml', 'py', 'conf', 'log', 'txt'])}",
+            r.choice(NOUNS),
+            f"the {r.choice(NOUNS)}",
+        ]
+    )
 
 
 def _templates(language: str, held_out: bool) -> list[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import arithmetic
+import prose
+from facts import Context, Maker
 from questions import NOUNS, question
 from smalltalk import small_talk
 from words import WORDINGS, Words, invented, words
@@ -32,9 +34,10 @@ def tool(name: str, description: str, argument: str, kind: str = "string") -> Js
 
 SEARCH: Final = tool("search", "Search the documents for passages that answer a question.", "query")
 CALCULATE: Final = tool("calculate", "Calculate an arithmetic expression exactly.", "expression")
+SIMPLE_SHARE: Final = 0.35
+"""The part of the contexts of facts that are plain."""
 _VERBS: Final = WORDINGS["tools"]["verbs"].split()
 _OBJECTS: Final = WORDINGS["tools"]["objects"].split()
-_ATTRIBUTES: Final = WORDINGS["attributes"]["english"].split()
 
 
 @dataclass(slots=True)
@@ -87,9 +90,11 @@ def conversation(r: random.Random, held_out: bool = False) -> Conversation:
     """Draw one conversation."""
     source = Source(r, words(held_out), held_out)
     kind = r.random()
-    if kind < 0.26:
-        return in_context(source)
-    if kind < 0.32:
+    if kind < 0.60:
+        return about_facts(source)
+    if kind < 0.64:
+        return about_passage(source)
+    if kind < 0.69:
         return without_tools(source)
     return with_tools(source)
 
@@ -107,11 +112,11 @@ def with_tools(source: Source) -> Conversation:
         calculated_before,
     ]
     count = r.choices([1, 2, 3, 4, 5, 6, 7, 8], [28, 20, 14, 12, 9, 7, 6, 4])[0]
-    for drawn in r.choices(exchanges, [33, 34, 28, 4, 8, 4], k=count):
+    for drawn in r.choices(exchanges, [30, 34, 26, 12, 6, 4], k=count):
         drawn(source, talk)
     if not talk.taught[-1]:
         r.choice([ask_documents, ask_arithmetic, chat])(source, talk)
-    if talk.messages[-2]["role"] == "tool" and r.random() < 0.4:
+    if talk.messages[-2]["role"] == "tool" and talk.taught[-2] and r.random() < 0.4:
         del talk.messages[-2:], talk.taught[-1]  # end at the call
     return talk
 
@@ -168,7 +173,7 @@ def _system(source: Source) -> str:
 
 
 def ask_documents(source: Source, talk: Conversation) -> None:
-    """A question: the message itself is the query."""
+    """A question: the message itself is the query; what was found first is the answer."""
     text = source.question()
     talk.user(text)
     if not talk.has("search"):
@@ -305,72 +310,55 @@ def _path(source: Source) -> str:
     return folder + stem + r.choice([".md", ".txt", ".rst", ".html"])
 
 
-def in_context(source: Source) -> Conversation:
-    """Draw facts and one to four questions; one in six asks for what is not among them."""
+def about_facts(source: Source, questions: int = 6) -> Conversation:
+    """Draw facts and questions; one in four asks for what is not among them."""
+    drawn = draw_facts(source, questions)
+    return in_context(source, drawn.text, list(drawn.asked))
+
+
+def draw_facts(source: Source, questions: int) -> Context:
+    """Draw facts, in training often plain ones."""
+    r = source.r
+    if not source.held_out and r.random() < SIMPLE_SHARE:
+        maker = Maker(r, source.words, held_out=False, chinese=False, simple=True)
+    else:
+        maker = Maker(r, source.words, source.held_out, chinese=r.random() < 0.2)
+    return maker.context(questions=questions, unknown_share=0.25)
+
+
+def about_passage(source: Source, questions: int = 4) -> Conversation:
+    """Draw a passage of prose and questions; a sentence answers, or nothing does."""
+    r, library = source.r, prose.library(source.held_out)
+    passage, text, answer = prose.asked_passage(r, library, held_out=source.held_out)
+    asked: list[tuple[str, str | None]] = []
+    for place in r.sample(range(len(passage.sentences)), len(passage.sentences))[:questions]:
+        if r.random() < 0.2:
+            asked.append((strange_question(source, passage), None))
+        elif drawn := prose.ask_about(r, passage, place, library=library, held_out=source.held_out):
+            asked.append(drawn)
+    return in_context(source, passage.text, asked or [(text, answer)])
+
+
+def strange_question(source: Source, passage: prose.Passage) -> str:
+    """Return a question about another passage that shares few words with this one."""
+    library, known = prose.library(source.held_out), set(prose.content(passage.text))
+    while True:
+        _, text, _ = prose.asked_passage(source.r, library, held_out=source.held_out)
+        if not known & set(prose.content(text)):
+            return text
+
+
+def in_context(source: Source, told: str, asked: list[tuple[str, str | None]]) -> Conversation:
+    """Return a conversation about what is told: each question and its answer, None if unknown."""
     r = source.r
     system = (
         [{"role": "system", "content": CONTEXT_SYSTEM}] if r.random() < 0.8 else opening(source)
     )
     talk = Conversation(system, None)
-    facts: dict[tuple[str, str], str] = {}
-    things = [_entity(source) for _ in range(r.randint(1, 4))]
-    for _ in range(r.randint(1, 5)):
-        facts[(r.choice(_ATTRIBUTES), r.choice(things))] = _value(source)
-    told = " ".join(_fact(r, key, value) for key, value in facts.items())
-    for i in range(r.choices([1, 2, 3, 4], [30, 30, 20, 20])[0]):
-        key = r.choice(list(facts))
-        if r.random() < 0.17:
-            key = (r.choice(_ATTRIBUTES), r.choice([key[1], _entity(source)]))
-        asked = _asked(r, key)
-        talk.user(f"Context: {told}\nQuestion: {asked}" if i == 0 else f"Question: {asked}")
-        talk.says(facts.get(key, UNKNOWN))
+    for i, (text, answer) in enumerate(asked):
+        talk.user(f"Context: {told}\nQuestion: {text}" if i == 0 else f"Question: {text}")
+        talk.says(unknown(text) if answer is None else answer)
     return talk
-
-
-def _entity(source: Source) -> str:
-    r = source.r
-    if r.random() < 0.7:
-        return invented(r).capitalize()
-    return "the " + r.choice(source.words.phrases).lower()
-
-
-def _value(source: Source) -> str:
-    r = source.r
-    return r.choice(
-        [
-            invented(r).capitalize(),
-            invented(r).capitalize() + " " + invented(r).capitalize(),
-            str(r.randint(10, 99999)),
-            f"{invented(r)}-{r.randint(1, 99)}",
-            f"{r.randint(1, 30)}.{r.randint(0, 20)}",
-            r.choice(source.words.phrases),
-        ]
-    )
-
-
-def _fact(r: random.Random, key: tuple[str, str], value: str) -> str:
-    attribute, thing = key
-    return r.choice(
-        [
-            f"The {attribute} of {thing} is {value}.",
-            f"{thing} has {attribute} {value}.",
-            f"{attribute} of {thing}: {value}.",
-            f"{value} is the {attribute} of {thing}.",
-        ]
-    )
-
-
-def _asked(r: random.Random, key: tuple[str, str]) -> str:
-    attribute, thing = key
-    return r.choice(
-        [
-            f"What is the {attribute} of {thing}?",
-            f"Tell me the {attribute} of {thing}.",
-            f"{thing}: {attribute}?",
-            f"what {attribute} does {thing} have",
-            f"Which {attribute} does {thing} have?",
-        ]
-    )
 
 
 def without_tools(source: Source) -> Conversation:

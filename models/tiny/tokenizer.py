@@ -50,6 +50,17 @@ def learn(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
+def restored(tokens: list[str], merges: list[str]) -> Tokenizer:
+    """Return the tokenizer of which a file holds the tokens and the merges, in their order."""
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.pre_tokenizer = _cut(_QWEN2)
+    return tokenizer
+
+
 def _cut(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [

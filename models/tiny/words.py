@@ -11,6 +11,7 @@ import sysconfig
 import tomllib
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import jieba
 
 WORDINGS: Final = tomllib.loads((Path(__file__).parent / "wordings.toml").read_text("utf-8"))
 HELD_OUT_ONE_IN: Final = 10
+DOCUMENTS_HELD_OUT_ONE_IN: Final = 3
 CHINESE_WORDS_MAX: Final = 6000
 _SKIPPED_FOLDERS: Final = {"test", "tests", "idlelib", "site-packages", "turtledemo", "lib2to3"}
 _STOP: Final = frozenset(WORDINGS["stop_words"]["english"].split())
@@ -65,9 +67,12 @@ def invented(r: random.Random) -> str:
 
 @cache
 def words(held_out: bool) -> Words:
-    """Return the words of training, or those of the evaluation."""
+    """Return the words of training, or those of the evaluation.
+
+    Training reads no sentence of a held-out document; the evaluation takes its words from all.
+    """
     phrases, actions, sentences = Counter[str](), Counter[str](), Counter[str]()
-    for docstring in _docstrings():
+    for docstring in _docstrings(held_out):
         for sentence in re.split(r"(?<=[.!?])\s+", " ".join(docstring.split())):
             tokens = re.findall(r"[A-Za-z][A-Za-z'-]+", sentence)
             if not 3 <= len(tokens) <= 22 or not sentence.isascii() or ">>>" in sentence:
@@ -95,21 +100,37 @@ def _gather_phrases(tokens: list[str], phrases: Counter[str], held_out: bool) ->
         run = []
 
 
-def _docstrings() -> list[str]:
-    """Return the docstrings of the standard library, in a fixed order."""
+def _docstrings(held_out: bool) -> Iterator[str]:
+    for _, texts in stdlib_documents(held_out=False):
+        yield from texts
+    if held_out:
+        for _, texts in stdlib_documents(held_out=True):
+            yield from texts
+
+
+def stdlib_documents(held_out: bool) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and the docstrings of the standard library's modules, in a fixed order.
+
+    One module in three is held out as a whole.
+    """
     root = Path(sysconfig.get_path("stdlib"))
-    found: list[str] = []
     for path in sorted(root.rglob("*.py")):
-        if _SKIPPED_FOLDERS & set(path.relative_to(root).parts):
+        name = path.relative_to(root)
+        if _SKIPPED_FOLDERS & set(name.parts):
             continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue  # a file in an old encoding, kept there on purpose
-        described = ast.Module | ast.ClassDef | ast.FunctionDef
-        nodes = (node for node in ast.walk(tree) if isinstance(node, described))
-        found.extend(ast.get_docstring(node) or "" for node in nodes)
-    return found
+        if (zlib.crc32(name.as_posix().encode()) % DOCUMENTS_HELD_OUT_ONE_IN == 0) == held_out:
+            yield name.as_posix(), docstrings_of(path)
+
+
+def docstrings_of(path: Path) -> list[str]:
+    """Return the docstrings of a Python file; none if it can't be read."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return []  # a file in an old encoding, kept there on purpose
+    described = ast.Module | ast.ClassDef | ast.FunctionDef
+    nodes = (node for node in ast.walk(tree) if isinstance(node, described))
+    return [text for node in nodes if (text := ast.get_docstring(node))]
 
 
 def _chinese_words() -> list[str]:
