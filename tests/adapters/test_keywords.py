@@ -1,12 +1,20 @@
 """Search by words, English and Chinese, whatever the question looks like."""
 
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from murmurate.adapters.keywords import JIEBA_CACHE, KeywordIndex, Line, Words
+from murmurate.adapters.keywords import (
+    JIEBA_CACHE,
+    KeywordIndex,
+    KeywordsDamagedError,
+    Line,
+    Words,
+)
 
 T = "default"
 DOCS = ["docs"]
@@ -123,6 +131,25 @@ def test_a_damaged_index_is_started_anew(tmp_path: Path) -> None:
     again = KeywordIndex(tmp_path, Words(tmp_path))
     assert again.generation() == 0
     assert rows(again, "cat") == []
+
+
+def test_a_writer_that_a_full_disk_has_ended_is_told_as_damage(tmp_path: Path) -> None:
+    index = index_of(tmp_path, "cat")
+    text = " ".join(f"word{n}" for n in range(2_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(KeywordsDamagedError):
+            index.add(Line(row, T, "docs", "", f"{row} {text}") for row in range(10_000))
+        changes: list[Callable[[], None]] = [
+            lambda: index.add([Line(1, T, "docs", "", "cat")]),
+            lambda: index.commit(2),
+        ]
+        for change in changes:
+            with pytest.raises(KeywordsDamagedError):
+                change()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_dictionary_is_loaded_for_chinese_only_and_kept_in_the_folder(tmp_path: Path) -> None:

@@ -161,6 +161,29 @@ def test_after_a_failure_searches_do_not_wait_for_the_embedder_for_a_while(tmp_p
     asyncio.run(run())
 
 
+def test_a_question_that_fails_says_nothing_of_the_chunks_that_wait(tmp_path: Path) -> None:
+    held, upstream = asyncio.Event(), EmbeddingServer()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        texts = (await request.json())["input"]
+        if any("which" in text for text in texts):
+            return web.Response(status=401)
+        if any("purrs" in text for text in texts):
+            await held.wait()
+        return await upstream(request)
+
+    async def tell(worker: Worker) -> None:
+        await worker.client.embed(["loaded"])
+        await worker.client.put(T, "docs", [CATS])
+        assert (await worker.client.find(T, DOCS, "which cat", limit=5)).is_partial
+        state = await worker.client.state(T, "docs", wait_s=0)
+        assert (state.chunks_pending, state.vectors_missing) == (1, None)
+        held.set()
+        assert await counted(worker) == (1, None)
+
+    told(tmp_path, handler, tell)
+
+
 def test_after_trouble_whoever_waits_for_vectors_waits_again(tmp_path: Path) -> None:
     away, held = asyncio.Event(), asyncio.Event()
     upstream = EmbeddingServer()

@@ -157,10 +157,11 @@ class KeywordIndex:
 
     def clear(self) -> None:
         """Forget everything at the next commit."""
-        self._writer.delete_all_documents()
+        with _intact():
+            self._writer.delete_all_documents()
 
     def add(self, lines: Iterable[Line]) -> None:
-        """Index chunks; searchable after `commit`."""
+        """Index chunks; searchable after `commit`. `KeywordsDamagedError`: no further one works."""
         for line in lines:
             document = tantivy.Document()
             document.add_unsigned("row", line.row)
@@ -168,23 +169,26 @@ class KeywordIndex:
             document.add_text("collection", line.collection)
             document.add_text("title", " ".join(self._words.of_text(line.title)))
             document.add_text("text", " ".join(self._words.of_text(line.text)))
-            self._writer.add_document(document)
+            with _intact():
+                # A segment that could not be written, for want of space, ends tantivy's writer.
+                self._writer.add_document(document)
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forget chunks at the next commit."""
         # By query: `delete_documents_by_term` takes an int for a signed one and deletes nothing.
         for row in rows:
             query = tantivy.Query.term_query(self._schema, "row", row)
-            self._writer.delete_documents_by_query(query)
+            with _intact():
+                self._writer.delete_documents_by_query(query)
 
     def commit(self, generation: int) -> None:
         """Make all changes since the last commit visible at once."""
-        self._writer.delete_documents_by_term("mark", _MARK)
         mark = tantivy.Document()
         mark.add_text("mark", _MARK)
         mark.add_unsigned("generation", generation)
-        self._writer.add_document(mark)
         with _intact():
+            self._writer.delete_documents_by_term("mark", _MARK)
+            self._writer.add_document(mark)
             self._writer.commit()
             self._index.reload()
 

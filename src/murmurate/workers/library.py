@@ -105,7 +105,8 @@ class LibraryWorker:
         self._indexed_by: Meaning | None = None
         """As `_meaning`, but for the indexing thread: set when the stored vectors are loaded."""
         self._trouble: str | None = None
-        """Why the embedder does not work just now, though it may later."""
+        """Why chunks get no vectors just now, though they may later. A question that fails is not
+        meant: it may be one that took too long, while all chunks still get theirs."""
         self._resting_until_s = 0.0
         """Until then no search waits for an embedder that has failed."""
         self._behind = False
@@ -283,7 +284,7 @@ class LibraryWorker:
             writing = asyncio.ensure_future(self._on(self._indexing, meaning.keep, pending, made))
         if writing is not None:
             await writing
-        self._behind = False
+        self._behind, self._trouble = False, None
 
     async def _vectors_of(self, meaning: Meaning, chunks: Sequence[Pending]) -> dict[int, Made]:
         """Return vectors by row; a chunk that the embedder refuses has none, and stops no other."""
@@ -386,12 +387,9 @@ class LibraryWorker:
             vector = await meaning.embedder.question(question, self._searching)
         except BadRequestError:  # such as one that is too long: asked again, it will be again
             return None, False
-        except MurmurateError as error:
+        except MurmurateError:
             self._resting_until_s = self._clock.now_s() + REST_S
-            self._trouble = error.detail
             return None, True
-        if not self._behind:
-            self._trouble = None
         return vector, False
 
     def _find_now(self, message: Find, asked_by: tuple[Meaning, Question] | None) -> Found:
