@@ -194,6 +194,16 @@ def test_a_stream_may_end_without_done_but_not_without_any_end() -> None:
         ),
         (answering(b"data: {nonsense\n\n"), EngineFailedError, "up sent garbage"),
         (answering(TEXT, b'data: {"error": {"message": "oom"}}\n\n'), EngineFailedError, "oom"),
+        (
+            answering(TEXT, b'data: {"error": {"message": "wrong key: secret-\\u006bey"}}\n\n'),
+            EngineFailedError,
+            "up failed: wrong key: [hidden]",
+        ),
+        (
+            answering(TEXT, b'data: {"error": "wrong key: secret-key"}\n\n'),
+            EngineFailedError,
+            "up failed: wrong key: [hidden]",
+        ),
         (answering(b"x" * (1024 * 1024 + 1)), EngineFailedError, "over 1048576 bytes"),
     ],
 )

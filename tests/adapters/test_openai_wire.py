@@ -147,7 +147,7 @@ def test_an_endless_line_or_event_is_given_up(chunk: bytes) -> None:
 
 
 def assembled(*chunks: dict[str, Any] | bytes) -> list[Delta]:
-    assembler = Assembler("up", lambda: "new_id")
+    assembler = Assembler("up", lambda: "new_id", redacted=str)
     deltas: list[Delta] = []
     for chunk in chunks:
         deltas += assembler.feed(chunk if isinstance(chunk, bytes) else msgspec.json.encode(chunk))
@@ -292,7 +292,7 @@ def test_the_name_of_a_tool_cannot_grow_for_ever() -> None:
 
 
 def test_events_that_say_nothing_are_given_up_too() -> None:
-    assembler = Assembler("up", lambda: "new_id")
+    assembler = Assembler("up", lambda: "new_id", redacted=str)
     with pytest.raises(EngineFailedError, match="up sent over 524288 events"):  # noqa: PT012
         for _ in range(ANSWER_EVENTS_MAX + 1):
             assembler.feed(b"{}")

@@ -1,6 +1,7 @@
 """Keys in the log: what survives, what other servers learn, and who did it."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from murmurate.gateway.registry import (
     Audit,
     Registry,
 )
-from tests.fakes import FakeClock, RecordingLog, seeded_ids
+from tests.fakes import FakeClock, RecordingLog, seeded_ids, until
 
 BY = Caller("key_boss", "default")
 RECORD = KeyRecord("key_1", digest("mur_right"), "acme", ("chat",), 1_000_000, label="web shop")
@@ -140,6 +141,50 @@ def test_of_two_servers_that_change_a_key_at_once_one_is_told_to_read_again() ->
         with pytest.raises(KeyInvalidError):
             two.keys.admit(b"Bearer mur_b")
         assert len(await entries_of(log, AUDIT)) == 2
+
+    asyncio.run(story())
+
+
+class SlowReader(MemoryLog):
+    """A log whose readers of a key get what it held when they asked, but only at the gate."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock=clock)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+
+    async def read(self, tenant: str, stream: str, *, after: int = 0) -> AsyncGenerator[Stored]:
+        async with aclosing(super().read(tenant, stream, after=after)) as entries:
+            page = [entry async for entry in entries]
+        if stream != AUDIT:
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
+        for entry in page:
+            yield entry
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_slow_look_at_the_log_brings_no_revoked_key_back(*, forgotten: bool) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = SlowReader(clock)
+        server = Server(log, clock)
+        if forgotten:
+            filled(server, KEYS_PER_TENANT_MAX - 1, "acme")
+        await server.registry.create(RECORD, BY)
+        log.gate.clear()
+        looks = [asyncio.create_task(server.registry.catch_up()) for _ in "12"]
+        await until(lambda: log.waiting > 0)
+        await server.registry.revoke(server.key(), by=BY)
+        if forgotten:
+            await server.registry.create(msgspec.structs.replace(RECORD, id="k", sha256="2"), BY)
+        assert not admitted(server.keys, "mur_right")
+        log.gate.set()
+        await asyncio.gather(*looks)
+        assert not admitted(server.keys, "mur_right")
+        assert log.waiting == 0
 
     asyncio.run(story())
 

@@ -61,7 +61,7 @@ def test_a_body_that_does_not_fit_names_the_field(
 
 def test_a_body_nested_without_end_is_refused() -> None:
     with pytest.raises(BadRequestError, match="nested too deeply"):
-        decode(b'{"name":"a","inner":' + b"[" * 100_000, dict[str, object])
+        decode(b'{"name":"a","inner":' + b"[" * 50_000, dict[str, object])
 
 
 def test_a_null_character_is_text_like_any_other() -> None:
@@ -77,6 +77,17 @@ def test_a_body_of_nothing_but_lists_is_refused_before_it_is_read() -> None:
     many = b"[]," * CONTAINERS_MAX
     with pytest.raises(BadRequestError, match="more than 100000 objects and lists"):
         decode(b'{"name":"a","inner":[{"count":1,"x":[' + many + b"[]]}]}", Body)
+
+
+def test_the_bound_on_lists_comes_before_anything_else_is_said_of_a_body() -> None:
+    with pytest.raises(BadRequestError, match="more than 100000 objects and lists"):
+        decode(b"[" * (CONTAINERS_MAX + 1) + b"nonsense", Body)
+
+
+def test_a_text_without_an_end_hides_no_brackets_from_the_parser_and_takes_no_time() -> None:
+    body = b'{"name":"' + rb"\"" * 1_000_000 + b"[" * (CONTAINERS_MAX + 1)
+    with pytest.raises(BadRequestError, match="not valid JSON"):
+        decode(body, Body)
 
 
 def test_brackets_in_texts_are_no_lists() -> None:

@@ -185,7 +185,8 @@ class OpenAIHttp:
         self, response: aiohttp.ClientResponse, deadline_s: float
     ) -> AsyncGenerator[Delta]:
         """Read the stream to its end mark. Only payloads count as progress, not bare pings."""
-        events, assembler = Events(), Assembler(self._name, self._new_id)
+        events = Events()
+        assembler = Assembler(self._name, self._new_id, redacted=self._remote.redacted)
         wait_s = self._first_token_s
         while not assembler.done:
             chunk = await self._read(response, deadline_s, wait_s)

@@ -242,12 +242,16 @@ class _Call:
 class Assembler:
     """Turns payloads into deltas: text as it comes, tool calls when they are whole.
 
-    `new_id` names tool calls that the upstream gave no id.
+    `new_id` names tool calls that the upstream gave no id. `redacted` takes the secrets out of
+    what the upstream says of its failure: some echo what they were sent.
     """
 
-    def __init__(self, name: str, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, name: str, new_id: Callable[[], str], *, redacted: Callable[[str], str]
+    ) -> None:
         self._name = name
         self._new_id = new_id
+        self._redacted = redacted
         self._calls: dict[int, _Call] = {}
         self._calls_bytes = 0
         self._chars = 0
@@ -274,7 +278,9 @@ class Assembler:
         except msgspec.DecodeError as cause:
             raise EngineFailedError(f"{self._name} sent garbage: {cause}") from cause
         if chunk.error is not None:
-            raise _failure(self._name, ErrorBody(chunk.error).said)
+            said = ErrorBody(chunk.error).said
+            message = self._redacted(said.message)
+            raise _failure(self._name, msgspec.structs.replace(said, message=message))
         if chunk.usage is not None:
             self._usage = chunk.usage
         if not chunk.choices:

@@ -85,9 +85,14 @@ class Keys:
         return ticket
 
     def put(self, key: Key) -> None:
-        """Know a key, or its new state; requests that it no longer covers end now."""
+        """Know a key, or its new state; requests that it no longer covers end now.
+
+        A state older than the one at hand changes nothing: who read the log slowly undoes nothing.
+        """
         key_id = key.record.id
         old = self._keys.get(key_id)
+        if old is not None and key.seq < old.seq:
+            return
         self._keys[key_id] = key
         fresh = {sha256 for sha256 in (key.sha256, key.old_sha256) if sha256 is not None}
         for gone in _secrets(old) - fresh:

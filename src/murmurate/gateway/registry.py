@@ -4,6 +4,7 @@ Each change is one append of two entries: in the key's own stream, and in the au
 says who did it. Other servers follow the audit stream to learn which keys to read again.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -74,6 +75,7 @@ class Registry:
         self._clock = clock
         self._ids = ids
         self._audit_seen = 0
+        self._catching_up = asyncio.Lock()
 
     async def open(self) -> list[LogCorruptError]:
         """Read all keys; forget those that ended long ago. Return what is damaged of them.
@@ -154,7 +156,11 @@ class Registry:
         return await self._append(key, REVOKED, Revocation(now_ms), audit)
 
     async def catch_up(self) -> None:
-        """Learn what other servers have changed since the last time."""
+        """Learn what other servers have changed since the last time; one call after the other."""
+        async with self._catching_up:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
         changed: dict[str, str] = {}
         seen = self._audit_seen
         async with aclosing(self._log.read(REGISTRY, AUDIT, after=seen)) as entries:
@@ -166,7 +172,7 @@ class Registry:
                 await self._read(key_id)
             elif self._keys.get(key_id) is not None:
                 self._keys.drop(key_id)
-        self._audit_seen = seen
+        self._audit_seen = max(self._audit_seen, seen)
 
     async def follow(self, events: EventLog) -> None:
         """Catch up for ever; an outage of the log is noted once and outlasted."""
@@ -182,13 +188,17 @@ class Registry:
                 failed = True
 
     async def _read(self, key_id: str) -> None:
-        """Fold what is new in a key's stream, if there is any."""
-        key = self._keys.get(key_id)
+        """Fold what is new in a key's stream, if there is any.
+
+        The key may have changed, or have been forgotten, while the log was read: that stands then.
+        """
+        before = key = self._keys.get(key_id)
         after = 0 if key is None else key.seq
         async with aclosing(self._log.read(REGISTRY, stream_of(key_id), after=after)) as entries:
             async for entry in entries:
                 key = folded(key, seq=entry.seq, kind=entry.kind, body=entry.body)
-        if key is not None:
+        forgotten = before is not None and self._keys.get(key_id) is None
+        if key is not None and not forgotten:
             self._keys.put(key)
 
     async def _make_room(self, tenant: str) -> None:
