@@ -143,6 +143,35 @@ def test_a_log_is_replaced_only_on_purpose_and_then_kept(made: Path, tmp_path: P
     assert read(tmp_path / "old") == ["one", "two" * 5000]
 
 
+def test_a_salvage_that_was_interrupted_does_not_displace_what_is_restored(
+    made: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "new"
+    write(state, "mine")
+    write(tmp_path / "salvaged", "salvaged")
+    chosen = state / "truth.db.next.damaged-20261121T000000Z"
+    (tmp_path / "salvaged" / "truth.db").rename(chosen)
+    restore(made, state, replace=True, told=quiet)
+    assert read(state) == ["one", "two" * 5000]
+    (state / "truth.db.before-restore").rename(tmp_path / "old" / "truth.db")
+    assert read(tmp_path / "old") == ["salvaged"]
+
+
+def test_a_restore_after_an_interrupted_one_keeps_the_log_that_was_there_first(
+    made: Path, tmp_path: Path
+) -> None:
+    """Killed when the old log had its second name and its WAL was gone already."""
+    state = tmp_path / "new"
+    write(state, "half a log, for its WAL is gone")
+    write(tmp_path / "whole", "mine")
+    (tmp_path / "whole" / "truth.db").rename(state / "truth.db.before-restore")
+    (state / "truth.db.next.before-restore").touch()
+    restore(made, state, replace=True, told=quiet)
+    assert read(state) == ["one", "two" * 5000]
+    (state / "truth.db.before-restore").rename(tmp_path / "old" / "truth.db")
+    assert read(tmp_path / "old") == ["mine"]
+
+
 def test_a_folder_in_use_is_left_alone(made: Path, tmp_path: Path) -> None:
     state = tmp_path / "new"
     write(state, "mine")

@@ -18,7 +18,15 @@ from typing import IO
 import msgspec
 
 from murmurate import __version__
-from murmurate.adapters.sqlite.copies import Told, check_room, copy, put_in_place, sync
+from murmurate.adapters.sqlite.copies import (
+    Told,
+    check_room,
+    copy,
+    finish,
+    is_interrupted,
+    put_in_place,
+    sync,
+)
 from murmurate.adapters.sqlite.survey import survey
 from murmurate.core.errors import (
     BackupInvalidError,
@@ -151,6 +159,7 @@ def read_manifest(archive: tarfile.TarFile) -> Manifest:
 
 def _restore(file: IO[bytes], state: Path, *, replace: bool, told: Told) -> Manifest:
     log = state / LOG
+    finish(log, except_old=OLD)  # else the next start would put it in the place of what we restore
     is_used = log.exists() and log.stat().st_size > 0
     if is_used and not replace:
         raise StateNotEmptyError(
@@ -163,8 +172,9 @@ def _restore(file: IO[bytes], state: Path, *, replace: bool, told: Told) -> Mani
         found = survey(fresh[LOG])
         if found.fault is not None and not manifest.damaged:
             raise BackupInvalidError(f"{LOG} in it is damaged: {found.fault}")
-        for ending in ("", "-wal"):
-            (state / f"{LOG}.{OLD}{ending}").unlink(missing_ok=True)
+        if not is_interrupted(log, old=OLD):  # else it holds the only whole copy of the old log
+            for ending in ("", "-wal"):
+                (state / f"{LOG}.{OLD}{ending}").unlink(missing_ok=True)
         for journal in (f"{LOG}-wal", f"{LOG}-shm"):
             if not is_used:
                 (state / journal).unlink(missing_ok=True)
