@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import (
     BackupInvalidError,
+    BackupTargetError,
     LogNewerError,
     LogUnavailableError,
     MurmurateError,
@@ -311,6 +313,30 @@ def test_an_older_log_is_upgraded_at_its_next_start(tmp_path: Path) -> None:
     assert "truth.db.v1.bak" not in names(tmp_path / "new")
     read(tmp_path / "new")
     assert "truth.db.v1.bak" in names(tmp_path / "new")
+
+
+def test_a_backup_replaces_nothing_but_a_backup(made: Path, tmp_path: Path) -> None:
+    state = tmp_path / "old"
+    letter, empty, pipe = tmp_path / "letter", tmp_path / "empty", tmp_path / "pipe"
+    letter.write_text("Dear all,")
+    empty.touch()
+    os.mkfifo(pipe)
+    newer = pack(
+        tmp_path / "newer", with_manifest(parts_of(made), murmurate_backup=2, unknown={"a": 1})
+    )
+    (tmp_path / "way").symlink_to(state)
+    before = names(state)
+    inside = [state / "truth.db", state / "new.tar", tmp_path / "way" / "key"]
+    for target in (*inside, letter, pipe):
+        with pytest.raises(BackupTargetError, match=target.name):
+            back_up(state, target, OPTIONS, told=quiet)
+    assert names(state) == before
+    assert letter.read_text() == "Dear all,"
+    assert read(state) == ["one", "two" * 5000]
+    for target in (made, newer, empty):
+        back_up(state, target, OPTIONS, told=quiet)
+        with tarfile.open(target) as archive:
+            assert archive.getnames() == ["manifest.json", "manifest.sha256", "truth.db"]
 
 
 def test_leftovers_of_an_interrupted_backup_are_overwritten(made: Path, tmp_path: Path) -> None:
