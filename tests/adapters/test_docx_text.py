@@ -40,6 +40,29 @@ def test_a_table_within_a_table_stands_in_its_cell() -> None:
     assert docx_text(docx(body))[1] == "x y | z\n"
 
 
+def run(text: str) -> str:
+    return f"<w:r><w:t>{text}</w:t></w:r>"
+
+
+def test_a_text_box_stands_beside_the_paragraph_that_holds_it() -> None:
+    box = f"<w:txbxContent>{paragraph('in the box')}</w:txbxContent>"
+    again = f"<mc:Fallback><w:pict>{box}</w:pict></mc:Fallback>"
+    uri = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+    both = f'<mc:AlternateContent xmlns:mc="{uri}"><mc:Choice>{box}</mc:Choice>{again}'
+    whole = f"<w:r>{both}</mc:AlternateContent></w:r>"
+    heading = '<w:pPr><w:pStyle w:val="Heading1"/></w:pPr>'
+    body = f"<w:p>{heading}{run('before')}{whole}{run(' after')}</w:p>"
+    assert docx_text(docx(body))[1] == "in the box\n\n# before after\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "text"), [('w:val="1"', "## x\n"), ("", "x\n"), ('w:val="12"', "x\n")]
+)
+def test_only_a_level_that_word_has_makes_a_heading(level: str, text: str) -> None:
+    body = f"<w:p><w:pPr><w:outlineLvl {level}/></w:pPr>{run('x')}</w:p>"
+    assert docx_text(docx(body))[1] == text
+
+
 def test_deeply_nested_xml_is_read_like_any_other() -> None:
     deep = 100_000
     body = "<w:sdt>" * deep + paragraph("found") + "</w:sdt>" * deep

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import (
     BackupInvalidError,
+    BackupTargetError,
     LogNewerError,
     LogUnavailableError,
     MurmurateError,
@@ -141,6 +143,35 @@ def test_a_log_is_replaced_only_on_purpose_and_then_kept(made: Path, tmp_path: P
     assert {"truth.db.before-restore", "key.before-restore"} <= set(names(state))
     (state / "truth.db.before-restore").rename(tmp_path / "old" / "truth.db")
     assert read(tmp_path / "old") == ["one", "two" * 5000]
+
+
+def test_a_salvage_that_was_interrupted_does_not_displace_what_is_restored(
+    made: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "new"
+    write(state, "mine")
+    write(tmp_path / "salvaged", "salvaged")
+    chosen = state / "truth.db.next.damaged-20261121T000000Z"
+    (tmp_path / "salvaged" / "truth.db").rename(chosen)
+    restore(made, state, replace=True, told=quiet)
+    assert read(state) == ["one", "two" * 5000]
+    (state / "truth.db.before-restore").rename(tmp_path / "old" / "truth.db")
+    assert read(tmp_path / "old") == ["salvaged"]
+
+
+def test_a_restore_after_an_interrupted_one_keeps_the_log_that_was_there_first(
+    made: Path, tmp_path: Path
+) -> None:
+    """Killed when the old log had its second name and its WAL was gone already."""
+    state = tmp_path / "new"
+    write(state, "half a log, for its WAL is gone")
+    write(tmp_path / "whole", "mine")
+    (tmp_path / "whole" / "truth.db").rename(state / "truth.db.before-restore")
+    (state / "truth.db.next.before-restore").touch()
+    restore(made, state, replace=True, told=quiet)
+    assert read(state) == ["one", "two" * 5000]
+    (state / "truth.db.before-restore").rename(tmp_path / "old" / "truth.db")
+    assert read(tmp_path / "old") == ["mine"]
 
 
 def test_a_folder_in_use_is_left_alone(made: Path, tmp_path: Path) -> None:
@@ -282,6 +313,30 @@ def test_an_older_log_is_upgraded_at_its_next_start(tmp_path: Path) -> None:
     assert "truth.db.v1.bak" not in names(tmp_path / "new")
     read(tmp_path / "new")
     assert "truth.db.v1.bak" in names(tmp_path / "new")
+
+
+def test_a_backup_replaces_nothing_but_a_backup(made: Path, tmp_path: Path) -> None:
+    state = tmp_path / "old"
+    letter, empty, pipe = tmp_path / "letter", tmp_path / "empty", tmp_path / "pipe"
+    letter.write_text("Dear all,")
+    empty.touch()
+    os.mkfifo(pipe)
+    newer = pack(
+        tmp_path / "newer", with_manifest(parts_of(made), murmurate_backup=2, unknown={"a": 1})
+    )
+    (tmp_path / "way").symlink_to(state)
+    before = names(state)
+    inside = [state / "truth.db", state / "new.tar", tmp_path / "way" / "key"]
+    for target in (*inside, letter, pipe):
+        with pytest.raises(BackupTargetError, match=target.name):
+            back_up(state, target, OPTIONS, told=quiet)
+    assert names(state) == before
+    assert letter.read_text() == "Dear all,"
+    assert read(state) == ["one", "two" * 5000]
+    for target in (made, newer, empty):
+        back_up(state, target, OPTIONS, told=quiet)
+        with tarfile.open(target) as archive:
+            assert archive.getnames() == ["manifest.json", "manifest.sha256", "truth.db"]
 
 
 def test_leftovers_of_an_interrupted_backup_are_overwritten(made: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ _BODY = "word/document.xml"
 _CORE = "docProps/core.xml"
 _W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main "
 _STRICT = "http://purl.oclc.org/ooxml/wordprocessingml/main "
+_FALLBACK = "http://schemas.openxmlformats.org/markup-compatibility/2006 Fallback"
+"""What stands a second time for old readers, as each text box does."""
 _DC_TITLE = "http://purl.org/dc/elements/1.1/ title"
 _EMPTY_LINES = re.compile(r"\n{3,}")
 _HEADING = re.compile(r"(?:heading|标题|berschrift|titre|rubrik)\s*(\d)?$", re.IGNORECASE)
@@ -116,22 +118,30 @@ class _Body(_Reader):
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._paragraph: list[str] = []
+        self._mark = ""
+        self._around: list[tuple[list[str], str]] = []
+        """The open paragraphs around this one, with their marks: a text box stands within one."""
+        self._fallbacks = 0
+        """How many second versions are open; nothing in them is read."""
         self._cells: list[str] = []
         self._cell: list[str] = []
         self._rows = 0
         """How many table rows are open: tables stand within tables."""
         self._in_text = False
-        self._mark = ""
 
     def text(self) -> str:
         text = _EMPTY_LINES.sub("\n\n", "\n".join(self._lines)).strip("\n")
         return f"{text}\n" if text else ""
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
+        self._fallbacks += name == _FALLBACK
+        if self._fallbacks:
+            return
         match _local(name):
             case "t":
                 self._in_text = True
             case "p":
+                self._around.append((self._paragraph, self._mark))
                 self._paragraph, self._mark = [], ""
             case "pStyle" | "outlineLvl" | "numPr" as property_:
                 self._mark = self._mark or _mark(property_, _value(attributes))
@@ -149,11 +159,15 @@ class _Body(_Reader):
                 pass
 
     def end(self, name: str) -> None:
+        if self._fallbacks:
+            self._fallbacks -= name == _FALLBACK
+            return
         match _local(name):
             case "t":
                 self._in_text = False
             case "p":
                 self._end_paragraph()
+                self._paragraph, self._mark = self._around.pop()
             case "tc" if self._rows == 1:
                 self._cells.append(" ".join(self._cell))
             case "tr":
@@ -166,12 +180,11 @@ class _Body(_Reader):
                 pass
 
     def characters(self, text: str) -> None:
-        if self._in_text:
+        if self._in_text and not self._fallbacks:
             self._paragraph.append(text)
 
     def _end_paragraph(self) -> None:
         text = "".join(self._paragraph).strip()
-        self._paragraph = []
         if not text:
             return
         if self._rows:
@@ -180,7 +193,6 @@ class _Body(_Reader):
             self._lines += ["", self._mark + " ".join(text.split()), ""]
         else:
             self._lines += [self._mark + text] if self._mark else ["", text, ""]
-        self._mark = ""
 
 
 def _local(name: str) -> str:
@@ -200,7 +212,7 @@ def _mark(property_: str, value: str) -> str:
     if property_ == "numPr":
         return "- "
     if property_ == "outlineLvl":
-        return "#" * (int(value) + 1) + " " if value in "012345" else ""
+        return "#" * (int(value) + 1) + " " if value in set("012345") else ""
     return _heading_mark(value)
 
 

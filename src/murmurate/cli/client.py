@@ -42,8 +42,6 @@ class Server:
 
     url: str
     key: str
-    timeout_s: float = TIMEOUT_S
-    """How long it may be silent."""
 
     @property
     def address(self) -> str:

@@ -62,6 +62,12 @@ class BackupInvalidError(MurmurateError):
     code = "backup.invalid"
 
 
+class BackupTargetError(MurmurateError):
+    """The backup would replace a file that is none, or stand in the state folder."""
+
+    code = "backup.target"
+
+
 class AddressInUseError(MurmurateError):
     """The address to listen on is taken.
 

@@ -18,10 +18,19 @@ from typing import IO
 import msgspec
 
 from murmurate import __version__
-from murmurate.adapters.sqlite.copies import Told, check_room, copy, put_in_place, sync
+from murmurate.adapters.sqlite.copies import (
+    Told,
+    check_room,
+    copy,
+    finish,
+    is_interrupted,
+    put_in_place,
+    sync,
+)
 from murmurate.adapters.sqlite.survey import survey
 from murmurate.core.errors import (
     BackupInvalidError,
+    BackupTargetError,
     LogNewerError,
     LogUnavailableError,
     StateInUseError,
@@ -73,12 +82,14 @@ def back_up(state: Path, target: Path, options: Options, *, told: Told) -> Manif
     A running service goes on writing meanwhile. Damage is copied as it is, and counted.
 
     Raises:
+        BackupTargetError: The target is something else than a backup, or in the state folder.
         LogUnavailableError: There is no log, no key, or no room.
         LogCorruptError: A page of the log cannot be read.
     """
     log = state / LOG
     if not log.is_file():
         raise LogUnavailableError(f"{log}: there is no log to back up; name its folder by --state")
+    _check_target(target, state)
     check_room(target.parent, 2 * log.stat().st_size, what=f"the backup of {log.name}")
     copied = target.with_name(f"{target.name}.{LOG}")
     fresh = target.with_name(f"{target.name}.new")
@@ -126,6 +137,32 @@ def restore(source: Path, state: Path, *, replace: bool, told: Told) -> Manifest
         raise LogUnavailableError(f"{name}: {cause.strerror}; nothing was restored") from cause
 
 
+def _check_target(target: Path, state: Path) -> None:
+    """Refuse to replace what is not ours to replace.
+
+    Raises:
+        BackupTargetError: It is not.
+    """
+    if target.parent.resolve().is_relative_to(state.resolve()):
+        raise BackupTargetError(f"{target} is in the state folder: name a file outside of {state}")
+    if target.exists() and not _is_ours(target):
+        raise BackupTargetError(f"{target} is there, and no backup: remove it, or name another")
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether a file is a backup, also of a newer version, or has nothing in it yet."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return path.is_file()
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            read_manifest(archive)
+    except LogNewerError:
+        return True
+    except (tarfile.TarError, EOFError, OSError, BackupInvalidError):
+        return False
+    return True
+
+
 def read_manifest(archive: tarfile.TarFile) -> Manifest:
     """Return what the first two members say, once they fit each other.
 
@@ -151,6 +188,7 @@ def read_manifest(archive: tarfile.TarFile) -> Manifest:
 
 def _restore(file: IO[bytes], state: Path, *, replace: bool, told: Told) -> Manifest:
     log = state / LOG
+    finish(log, except_old=OLD)  # else the next start would put it in the place of what we restore
     is_used = log.exists() and log.stat().st_size > 0
     if is_used and not replace:
         raise StateNotEmptyError(
@@ -163,8 +201,9 @@ def _restore(file: IO[bytes], state: Path, *, replace: bool, told: Told) -> Mani
         found = survey(fresh[LOG])
         if found.fault is not None and not manifest.damaged:
             raise BackupInvalidError(f"{LOG} in it is damaged: {found.fault}")
-        for ending in ("", "-wal"):
-            (state / f"{LOG}.{OLD}{ending}").unlink(missing_ok=True)
+        if not is_interrupted(log, old=OLD):  # else it holds the only whole copy of the old log
+            for ending in ("", "-wal"):
+                (state / f"{LOG}.{OLD}{ending}").unlink(missing_ok=True)
         for journal in (f"{LOG}-wal", f"{LOG}-shm"):
             if not is_used:
                 (state / journal).unlink(missing_ok=True)

@@ -88,9 +88,19 @@ def put_in_place(path: Path, fresh: Path, *, old: str) -> None:
     finish(path)
 
 
-def finish(path: Path) -> None:
-    """Complete an interrupted `put_in_place`; nothing to do is fine."""
+def is_interrupted(path: Path, *, old: str) -> bool:
+    """Say whether a `put_in_place` that was to keep `NAME.OLD` has not been completed."""
+    return _beside(path, f"{_NEXT}{old}").exists()
+
+
+def finish(path: Path, *, except_old: str | None = None) -> None:
+    """Complete an interrupted `put_in_place`; nothing to do is fine.
+
+    One that was to keep `NAME.EXCEPT_OLD` is left for the next `put_in_place` of the same kind.
+    """
     for chosen in sorted(path.parent.glob(f"{path.name}{_NEXT}*")):
+        if chosen.name == f"{path.name}{_NEXT}{except_old}":
+            continue
         kept = path.name + "." + chosen.name.removeprefix(f"{path.name}{_NEXT}")
         # Linked, not moved: there is a file of the log's name at every moment. The WAL goes before
         # the new file comes, because SQLite would put any WAL of that name into it.

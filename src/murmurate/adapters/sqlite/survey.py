@@ -24,7 +24,6 @@ class Survey(Frozen, frozen=True):
     size_bytes: int
     entries: int
     streams: int
-    newest_position: int
     fault: str | None
     damage: tuple[Damage, ...]
     checked_whole: bool
@@ -45,8 +44,7 @@ def survey(path: Path, *, checked_bytes_max: int | None = None) -> Survey:
         fault = soundness(path) if whole else None
         with looking(path) as db:
             version = version_of(db)
-            counts = "SELECT count(*), coalesce(max(position), 0) FROM entry"
-            [(entries, newest)] = rows_of(db, counts, ())
+            [(entries,)] = rows_of(db, "SELECT count(*) FROM entry", ())
             [(streams,)] = rows_of(db, "SELECT count(*) FROM head", ())
             damage = known_damage(db) if version == SCHEMA.version else []
         if whole and fault is None:
@@ -54,7 +52,7 @@ def survey(path: Path, *, checked_bytes_max: int | None = None) -> Survey:
             damage += [
                 d for d in _damaged_entries(path) if (d.tenant, d.stream, d.seq) not in places
             ]
-    return Survey(version, size_bytes, entries, streams, newest, fault, tuple(damage), whole)
+    return Survey(version, size_bytes, entries, streams, fault, tuple(damage), whole)
 
 
 def _damaged_entries(path: Path) -> list[Damage]:
