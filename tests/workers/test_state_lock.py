@@ -48,7 +48,7 @@ def test_a_killed_owners_lock_is_no_obstacle(tmp_path: Path) -> None:
 )
 def test_a_lock_names_its_owner_where_it_can(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "lock").write_bytes(content)
-    with (tmp_path / "lock").open("a+b") as lock:
+    with (tmp_path / "lock").open("a+b", buffering=0) as lock:
         assert owner(lock) == words
 
 
