@@ -264,6 +264,20 @@ async def test_a_broken_file_is_tried_again_when_it_has_changed_and_not_before()
 
 
 @story
+async def test_a_file_that_cannot_be_read_just_now_is_tried_again_unchanged() -> None:
+    library = FakeLibrary({"a.md": "one"})
+    library.broken["a.md"] = DocumentUnreadableError("a.md: Input/output error", retry_s=1)
+    collections = collections_of(library)
+    await synced(collections)
+    [status] = await collections.status(T)
+    assert [problem.reason for problem in status.problems] == ["Input/output error"]
+    library.broken.clear()
+    await synced(collections)
+    [status] = await collections.status(T)
+    assert (status.documents, status.problems) == (1, ())
+
+
+@story
 async def test_a_renamed_file_is_dropped_only_after_its_new_name_is_read() -> None:
     library = FakeLibrary({"a.md": "one", "z.md": "stays"}, times_ns={"a.md": 7})
     collections = collections_of(library)

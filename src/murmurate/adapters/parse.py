@@ -36,7 +36,8 @@ def extract(folder: str, path: str, *, bytes_max: int, parser: Parser) -> Extrac
         else:
             own_title, text = parser.text(found.bytes, format_)
     except DocumentUnreadableError as error:
-        raise DocumentUnreadableError(f"{path}: {error.detail}") from error
+        detail = f"{path}: {error.detail}"
+        raise DocumentUnreadableError(detail, retry_s=error.retry_s) from error
     if len(text) > CHARS_MAX:
         raise DocumentUnreadableError(f"{path}: its text is over {CHARS_MAX} characters")
     if len(text) > CHUNKS_MAX:

@@ -161,6 +161,8 @@ class Ingest:
         self._rules = rules
         self._now_s = now_s
         self._tally = _Tally(now_s())
+        self._passing: set[str] = set()
+        """Files that could not be read for a reason that may be gone at the next sync."""
         self._indexing = Indexing(library, tenant=tenant, name=name, on_refused=self._left_out)
 
     async def steps(self, folder: str, span: Span) -> AsyncGenerator[Progress]:
@@ -327,7 +329,8 @@ class Ingest:
                 found = await reading
                 if isinstance(found, Problem):
                     self._state.report(found)
-                    if len(self._state.broken) < PROBLEMS_MAX:
+                    is_passing = file.path in self._passing
+                    if not is_passing and len(self._state.broken) < PROBLEMS_MAX:
                         self._state.broken[file.path] = (file, found)
                     self._tally.failed += 1
                     done += 1
@@ -349,6 +352,8 @@ class Ingest:
             try:
                 return await self._library.extract(folder, path, bytes_max=bytes_max)
             except DocumentUnreadableError as error:
+                if error.retry_s is not None:
+                    self._passing.add(path)
                 return Problem(path, error.detail.removeprefix(f"{path}: "))
             except WorkerUnreachableError:
                 # Raises when it is gone for good, rather than after every further file. Files that
