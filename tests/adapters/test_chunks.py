@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from murmurate.adapters.chunks import FILE, ChunkTable, Counts, is_damage
+from murmurate.core.errors import IndexUnwritableError
 from murmurate.knowledge.ports import Document
 
 T = "default"
@@ -39,6 +40,16 @@ def test_a_dropped_document_names_its_rows(table: ChunkTable) -> None:
     assert table.drop(T, "docs", ["g", "unknown"]) == [line.row for line in lines]
     assert table.count(T, "docs") == Counts(0, 0, 0)
     assert table.generation() == 2
+
+
+def test_a_full_disk_is_told_as_such_and_nothing_is_written(table: ChunkTable) -> None:
+    table.put(T, "docs", [GUIDE])
+    [pages] = table._writer.execute("PRAGMA page_count").fetchone()
+    table._writer.execute(f"PRAGMA max_page_count = {pages}")
+    big = Document("big", "big.md", "Big", "1", " ".join(f"word{n}" for n in range(20_000)))
+    with pytest.raises(IndexUnwritableError, match="full"):
+        table.put(T, "docs", [big])
+    assert table.held(T, "docs") == {"g": "1"}
 
 
 def test_chunks_without_vectors_are_pending_until_they_have_some(table: ChunkTable) -> None:

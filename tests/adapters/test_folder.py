@@ -1,5 +1,6 @@
 """Which files are listed and read, and what never leaves or enters the folder."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Generator
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from murmurate.adapters.folder import content, fingerprint, listing, whole
+from murmurate.adapters.folder import content, fingerprint, listing, unreadable, whole
 from murmurate.core.errors import DocumentUnreadableError, FolderMissingError
 from murmurate.knowledge.ports import Listing
 from murmurate.knowledge.rules import Rules
@@ -130,6 +131,12 @@ def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("x" * 11)
     with pytest.raises(DocumentUnreadableError, match="over 0 MB"):
         content(str(tmp_path), "a.md", bytes_max=10)
+
+
+def test_what_the_machine_lacks_may_pass_and_what_the_file_is_may_not() -> None:
+    assert unreadable(OSError(errno.EMFILE, "Too many open files")).retry_s is not None
+    assert unreadable(OSError(errno.EIO, "Input/output error")).retry_s is not None
+    assert unreadable(OSError(errno.EACCES, "Permission denied")).retry_s is None
 
 
 def test_a_missing_file_and_a_missing_folder_are_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from murmurate.adapters.library import (
+    EXTRACT_S,
     Drop,
     Embed,
     Extract,
@@ -68,10 +69,12 @@ class Library:
 
 
 @asynccontextmanager
-async def connected(library: Library) -> AsyncGenerator[LibraryClient]:
+async def connected(
+    library: Library, *, extract_s: float = EXTRACT_S
+) -> AsyncGenerator[LibraryClient]:
     with tempfile.TemporaryDirectory() as folder:
         server = await serve(f"{folder}/s", Messages, library.handle)
-        client = LibraryClient(f"{folder}/s", clock=SystemClock())
+        client = LibraryClient(f"{folder}/s", clock=SystemClock(), extract_s=extract_s)
         try:
             yield client
         finally:
@@ -121,6 +124,18 @@ async def test_an_error_of_the_worker_arrives_as_what_it_is() -> None:
     async with connected(Library(error=DocumentUnreadableError("a.md: binary"))) as client:
         with pytest.raises(DocumentUnreadableError):
             await client.extract("/f", "a.md", bytes_max=9)
+
+
+@story
+async def test_a_file_that_waits_too_long_is_told_from_one_that_ends_the_worker() -> None:
+    class Slow(Library):
+        async def handle(self, message: Messages) -> object:
+            return await asyncio.Event().wait()
+
+    async with connected(Slow(), extract_s=0.01) as client:
+        with pytest.raises(DocumentUnreadableError, match="not read within") as error:
+            await client.extract("/f", "a.md", bytes_max=9)
+        assert error.value.retry_s is not None
 
 
 class Caller:

@@ -11,6 +11,7 @@ from murmurate.adapters.parse import extract
 from murmurate.adapters.parser import Parser
 from murmurate.adapters.parser_child import CHARS_MAX
 from murmurate.core.errors import DocumentUnreadableError
+from murmurate.knowledge.chunk import CHUNKS_MAX
 from murmurate.knowledge.ports import Extracted
 from tests.documents import docx, paragraph, pdf
 
@@ -62,6 +63,11 @@ def test_each_format_is_read_with_its_title(
     assert (found.title, found.text) == (title, text)
     assert found.sha256 == sha256(content).hexdigest()
     assert (found.size, found.mtime_ns) == (len(content), (tmp_path / name).stat().st_mtime_ns)
+
+
+def test_a_text_of_nothing_but_pages_is_refused(tmp_path: Path, parser: Parser) -> None:
+    with pytest.raises(DocumentUnreadableError, match=f"pages.txt: .* {CHUNKS_MAX} passages"):
+        read(tmp_path, "pages.txt", b"a\f" * (CHUNKS_MAX + 1), parser)
 
 
 def test_a_text_that_no_message_could_carry_is_refused(tmp_path: Path, parser: Parser) -> None:

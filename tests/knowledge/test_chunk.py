@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from murmurate.core.errors import DocumentUnreadableError
 from murmurate.knowledge.chunk import (
+    CHUNKS_MAX,
     FENCE_WEIGHT_MAX,
     PART_CHARS_MAX,
     WEIGHT_FULL,
@@ -209,6 +211,12 @@ def test_windows_are_small() -> None:
     found = windows("A sentence of a quite ordinary length stands here. " * 18)
     assert all(200 <= len(window) <= 300 for window in found[:-1])
     assert len(found) == 4
+
+
+def test_a_text_of_too_many_chunks_is_refused_and_one_of_as_many_as_allowed_is_not() -> None:
+    assert len(chunk("a\f" * CHUNKS_MAX)) == CHUNKS_MAX
+    with pytest.raises(DocumentUnreadableError, match=f"a.txt: .* {CHUNKS_MAX} passages"):
+        chunk("a\f" * (CHUNKS_MAX + 1), "a.txt")
 
 
 def test_a_page_ends_a_chunk_and_is_known_to_it() -> None:

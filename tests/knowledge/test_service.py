@@ -14,12 +14,13 @@ from murmurate.core.errors import (
     DocumentUnreadableError,
     FolderMissingError,
     LogCorruptError,
+    MurmurateError,
     NotFoundError,
     WorkerUnreachableError,
 )
 from murmurate.core.ports import Log, Stored
 from murmurate.knowledge.changes import document_id
-from murmurate.knowledge.ingest import DROP, PUT, DocumentBody, Progress, Step
+from murmurate.knowledge.ingest import DROP, PUT, UNINDEXED_S, DocumentBody, Progress, Step
 from murmurate.knowledge.ports import (
     Document,
     Extracted,
@@ -60,6 +61,8 @@ class FakeLibrary:
     events: list[str] = field(default_factory=list[str])
     takes_s: float = 0.0
     clock: FakeClock = field(default_factory=FakeClock)
+    poison: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    """What the index raises at documents of these paths."""
 
     async def listing(self, folder: str, rules: Rules) -> Listing:
         if not self.folder_is_there:
@@ -90,6 +93,9 @@ class FakeLibrary:
 
     async def put(self, tenant: str, collection: str, documents: Sequence[Document]) -> None:
         self._reach()
+        for document in documents:
+            if document.path in self.poison:
+                raise self.poison[document.path]
         self.batches.append(len(documents))
         self.events += [f"put {document.path}" for document in documents]
         self.index.update({document.id: document for document in documents})
@@ -255,6 +261,20 @@ async def test_a_broken_file_is_tried_again_when_it_has_changed_and_not_before()
     await synced(collections)
     [status] = await collections.status(T)
     assert (status.documents, status.problems) == (2, ())
+
+
+@story
+async def test_a_file_that_cannot_be_read_just_now_is_tried_again_unchanged() -> None:
+    library = FakeLibrary({"a.md": "one"})
+    library.broken["a.md"] = DocumentUnreadableError("a.md: Input/output error", retry_s=1)
+    collections = collections_of(library)
+    await synced(collections)
+    [status] = await collections.status(T)
+    assert [problem.reason for problem in status.problems] == ["Input/output error"]
+    library.broken.clear()
+    await synced(collections)
+    [status] = await collections.status(T)
+    assert (status.documents, status.problems) == (1, ())
 
 
 @story
@@ -463,6 +483,57 @@ async def test_a_library_that_is_away_is_a_fault_until_it_is_back() -> None:
     assert status.search == "unknown: the library process does not answer"
     await synced(collections)
     assert [s.state for s in await collections.status(T)] == ["ready"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerUnreachableError("Put took longer than 300 s"),
+        MurmurateError("RecursionError in Put"),
+        DocumentUnreadableError("b.md: too many passages"),
+    ],
+)
+def test_a_document_that_cannot_be_indexed_is_reported_and_stops_no_other(
+    error: MurmurateError,
+) -> None:
+    asyncio.run(indexed_past(error))
+
+
+async def indexed_past(error: MurmurateError) -> None:
+    library = FakeLibrary({"a.md": "cats", "b.md": "poison", "c.md": "dogs"})
+    library.poison["b.md"] = error
+    clock = FakeClock()
+    collections = collections_of(library, clock=clock)
+    for _ in range(2):
+        await synced(collections)
+        assert sorted(d.path for d in library.index.values()) == ["a.md", "c.md"]
+        [status] = await collections.status(T)
+        assert [problem.path for problem in status.problems] == ["b.md"]
+        assert (status.state, status.fault) == ("ready", None)
+    library.files["d.md"] = "new"
+    await synced(collections)
+    library.poison.clear()
+    library.batches.clear()
+    await synced(collections)
+    assert library.batches == []  # left out for a while, though nothing else has changed
+    clock.time_s += UNINDEXED_S
+    await synced(collections)
+    assert sorted(d.path for d in library.index.values()) == ["a.md", "b.md", "c.md", "d.md"]
+    assert [s.problems for s in await collections.status(T)] == [()]
+
+
+@story
+async def test_a_document_that_cannot_be_indexed_goes_with_its_file() -> None:
+    library = FakeLibrary({"a.md": "cats", "b.md": "poison"})
+    library.poison["b.md"] = WorkerUnreachableError("Put took longer than 300 s")
+    log = MemoryLog(clock=FakeClock())
+    await synced(collections_of(library, log))
+    del library.files["b.md"]
+    collections = collections_of(library, log)  # a restarted server tries it once more
+    await synced(collections)
+    assert await log_of(log, "b.md") == [DROP]
+    [status] = await collections.status(T)
+    assert (status.documents, status.problems, status.fault) == (1, (), None)
 
 
 @story

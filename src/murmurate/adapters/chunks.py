@@ -5,6 +5,8 @@ Chunks are told apart by what they say: a document put again keeps the rows of t
 still has, moved to their new places, and a chunk that was embedded anywhere is not embedded again.
 """
 
+# Over 400 lines: the table's text, its statements and what they promise are read together.
+
 import json
 import sqlite3
 import threading
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from murmurate.adapters.keywords import Line
-from murmurate.core.errors import WorkerUnreachableError
+from murmurate.core.errors import IndexUnwritableError
 from murmurate.knowledge import chunk as chunking
 from murmurate.knowledge.chunk import Chunk, windows
 from murmurate.knowledge.ports import Document
@@ -368,9 +370,11 @@ class _Change:
                 self._connection.commit()
             else:
                 self._connection.rollback()
+                if isinstance(error, sqlite3.OperationalError):
+                    raise error
         except sqlite3.OperationalError as cause:
             self._connection.rollback()
-            raise WorkerUnreachableError(f"the index cannot be written: {cause}") from cause
+            raise IndexUnwritableError(f"the index cannot be written: {cause}") from cause
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:

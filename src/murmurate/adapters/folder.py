@@ -3,6 +3,7 @@
 Nothing outside the folder is ever read, whatever its links say or become meanwhile.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -18,6 +19,19 @@ from murmurate.knowledge.ports import FileSeen, Listing, Problem
 from murmurate.knowledge.rules import Patterns, Rules
 
 PROBLEMS_MAX = 1000
+RETRY_S = 1.0
+PASSING = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What the machine lacks at the moment, not the file."""
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
@@ -97,7 +111,13 @@ def content(folder: str, path: str, *, bytes_max: int) -> Content:
                 raise DocumentUnreadableError("not a regular file")
             return whole(file, before, bytes_max=bytes_max)
     except OSError as cause:
-        raise DocumentUnreadableError(cause.strerror or "cannot be read") from cause
+        raise unreadable(cause) from cause
+
+
+def unreadable(cause: OSError) -> DocumentUnreadableError:
+    """Return the error of a file that cannot be read; where that may pass, it says when to try."""
+    retry_s = RETRY_S if cause.errno in PASSING else None
+    return DocumentUnreadableError(cause.strerror or "cannot be read", retry_s=retry_s)
 
 
 def whole(file: BinaryIO, before: os.stat_result, *, bytes_max: int) -> Content:

@@ -6,14 +6,15 @@ from typing import Any, ClassVar, TypeVar
 from murmurate.adapters.wire import Caller, Message
 from murmurate.config import EMBEDDER_NAME
 from murmurate.core.clock import Clock
-from murmurate.core.errors import WorkerUnreachableError
+from murmurate.core.errors import DocumentUnreadableError, WorkerUnreachableError
 from murmurate.core.ports import Embeddings
 from murmurate.knowledge.ports import Document, Extracted, Found, LibraryState, Listing
 from murmurate.knowledge.rules import Rules
 
 FIND_S = 10.0
-EXTRACT_S = 300.0
-"""The worker gives up on a file after 45 s; a few may wait for it before."""
+EXTRACT_S = 600.0
+"""The worker gives up on a file after 45 s; a sync has eight of them wait for it, and there may be
+other syncs."""
 LISTING_S = 300.0
 INDEX_S = 300.0
 EMBED_S = 60.0
@@ -123,10 +124,12 @@ class LibraryClient:
         clock: Clock,
         embedder: str = EMBEDDER_NAME,
         dimensions: int | None = None,
+        extract_s: float = EXTRACT_S,
     ) -> None:
         self._caller = Caller(path, clock=clock)
         self._clock = clock
         self._embedder = embedder
+        self._extract_s = extract_s
         self._dimensions = dimensions
 
     @property
@@ -149,7 +152,16 @@ class LibraryClient:
 
     async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:
         """Read and parse one file; see `Library`."""
-        return await self._caller.call(Extract(folder, path, bytes_max), timeout_s=EXTRACT_S)
+        try:
+            return await self._caller.call(
+                Extract(folder, path, bytes_max), timeout_s=self._extract_s
+            )
+        except WorkerUnreachableError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise
+            # Most of that it may have waited for others: it is not what ended a worker.
+            detail = f"{path}: not read within {self._extract_s:g} s"
+            raise DocumentUnreadableError(detail, retry_s=AGAIN_WITHIN_S) from error
 
     async def held(self, tenant: str, collection: str) -> dict[str, str]:
         """Return the indexed documents; see `Library`."""

@@ -9,6 +9,7 @@ from murmurate.adapters.folder import content
 from murmurate.adapters.parser import Parser
 from murmurate.adapters.parser_child import CHARS_MAX
 from murmurate.core.errors import DocumentUnreadableError
+from murmurate.knowledge.chunk import CHUNKS_MAX, chunk
 from murmurate.knowledge.formats import Format, format_of
 from murmurate.knowledge.ports import Extracted
 
@@ -35,9 +36,12 @@ def extract(folder: str, path: str, *, bytes_max: int, parser: Parser) -> Extrac
         else:
             own_title, text = parser.text(found.bytes, format_)
     except DocumentUnreadableError as error:
-        raise DocumentUnreadableError(f"{path}: {error.detail}") from error
+        detail = f"{path}: {error.detail}"
+        raise DocumentUnreadableError(detail, retry_s=error.retry_s) from error
     if len(text) > CHARS_MAX:
         raise DocumentUnreadableError(f"{path}: its text is over {CHARS_MAX} characters")
+    if len(text) > CHUNKS_MAX:
+        chunk(text, path)  # refuses what falls into too many, before anybody keeps it
     digest = hashlib.sha256(found.bytes).hexdigest()
     shown = (own_title or title(text, path, format_))[:TITLE_CHARS_MAX]
     return Extracted(text, shown, digest, found.size, found.mtime_ns)

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import msgspec
 
+from murmurate.adapters.folder import RETRY_S, unreadable
 from murmurate.adapters.parser_child import LENGTH, Bounds, Parsed
 from murmurate.core.errors import DocumentUnreadableError
 from murmurate.knowledge.formats import Format
@@ -38,7 +39,10 @@ class Parser:
 
     def text(self, content: bytes, format_: Format) -> tuple[str | None, str]:
         """Return title and text of a file's bytes. `DocumentUnreadableError` says why not."""
-        process = self._running()
+        try:
+            process = self._running()
+        except OSError as cause:  # such as too many open files
+            raise unreadable(cause) from cause
         is_late = threading.Event()
 
         def end() -> None:
@@ -53,7 +57,9 @@ class Parser:
             timer.cancel()
         if answer is None:
             self.close()
-            raise DocumentUnreadableError(self._fate(process.returncode, late=is_late.is_set()))
+            late = is_late.is_set()  # perhaps only because the machine had too much else to do
+            fate = self._fate(process.returncode, late=late)
+            raise DocumentUnreadableError(fate, retry_s=RETRY_S if late else None)
         if answer.refused is not None:
             self.close()  # what a broken file has left behind is nobody's to clean up
             raise DocumentUnreadableError(answer.refused)

@@ -313,6 +313,12 @@ class WorkerUnreachableError(MurmurateError):
     http_status = 503
 
 
+class IndexUnwritableError(WorkerUnreachableError):
+    """The index of the documents cannot be written (disk full). What it holds is searched."""
+
+    code = "worker.index_unwritable"
+
+
 class DocumentUnreadableError(MurmurateError):
     """A file cannot be read or parsed.
 

@@ -91,10 +91,15 @@ def renamed(plan: Changes) -> tuple[tuple[Known, ...], tuple[Known, ...]]:
     return tuple(moved), tuple(gone)
 
 
-def index_changes(known: Iterable[Known], held: Mapping[str, str]) -> IndexChanges:
-    """Compare the known documents with what the index holds (id and sha256)."""
+def index_changes(
+    known: Iterable[Known], held: Mapping[str, str], *, left_out: Container[str] = ()
+) -> IndexChanges:
+    """Compare the known documents with what the index holds (id and sha256).
+
+    It gets none of those in `left_out` (by path); what it holds of them stays.
+    """
     by_id = {document.id: document for document in known}
-    put = tuple(d for d in by_id.values() if held.get(d.id) != d.sha256)
+    put = tuple(d for d in by_id.values() if held.get(d.id) != d.sha256 and d.path not in left_out)
     return IndexChanges(put, tuple(id_ for id_ in held if id_ not in by_id))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from murmurate.core.errors import DocumentUnreadableError
 from murmurate.knowledge.code import definitions
 from murmurate.knowledge.formats import Language, language_of
 from murmurate.knowledge.words import HAN, sentences, stripped
@@ -23,6 +24,9 @@ from murmurate.knowledge.words import HAN, sentences, stripped
 VERSION = 2
 """Grows when the same text would be cut differently, so that indexes are built anew."""
 
+CHUNKS_MAX = 50_000
+"""Of one document. 15 million characters of prose make 31,000; a form feed after every character
+makes millions, whose vectors fit into no memory."""
 WEIGHT_MAX = 900
 WEIGHT_FULL = 150
 """A chunk at least this heavy is closed at the end of its section. On the calibration questions the
@@ -81,13 +85,16 @@ class _Block:
 def chunk(text: str, path: str = "") -> list[Chunk]:
     """Cut a text into chunks, in order and without overlap; white space alone gives none.
 
-    The name in `path` says whether the text is source code, and of which language.
+    The name in `path` says whether the text is source code, and of which language. One of more than
+    `CHUNKS_MAX` chunks is refused with `DocumentUnreadableError`.
     """
     language = language_of(path)
     chunks: list[Chunk] = []
     line, counted = 1, 0
     for page, begin, part in _parts(text):
         for from_, to, headings in _packed(part, language):
+            if len(chunks) >= CHUNKS_MAX:
+                raise DocumentUnreadableError(f"{path}: falls into more than {CHUNKS_MAX} passages")
             start, end = begin + from_, begin + to
             line += text.count("\n", counted, start)
             last = line + text.count("\n", start, end)

@@ -18,21 +18,22 @@ import msgspec
 from murmurate.core.errors import (
     DocumentUnreadableError,
     LogCorruptError,
+    MurmurateError,
     WorkerUnreachableError,
 )
 from murmurate.core.ports import Entry, Log, Span
 from murmurate.core.types import Frozen
 from murmurate.knowledge.changes import Known, changes, document_id, index_changes, renamed
+from murmurate.knowledge.indexing import BATCH_CHARS, BATCH_DOCUMENTS, Batch, Indexing
 from murmurate.knowledge.ports import Document, Extracted, FileSeen, Library, LibraryState, Problem
 from murmurate.knowledge.rules import Rules
 
 PROBLEMS_MAX = 1_000
-BATCH_DOCUMENTS = 32
-"""Documents per commit of the log, and per change of the index."""
-BATCH_CHARS = 1_000_000
 READ_AHEAD = 8
 """Files that are read while others are committed and indexed."""
 STATE_WAIT_S = 1.0
+UNINDEXED_S = 3600.0
+"""When the index gets a document again that it could not take, though it has not changed."""
 LOOK_S = 2.0
 """How often the index is asked how far it is while files are read."""
 
@@ -99,6 +100,15 @@ class Progress(Frozen, frozen=True):
     left_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Unindexed:
+    """A document that the index could not take as it is, and until when it is left out."""
+
+    sha256: str
+    problem: Problem
+    until_s: float
+
+
 @dataclass(slots=True)
 class Collection:
     """What the server knows of one tenant's collection; `known` is by path, None until read."""
@@ -119,6 +129,8 @@ class Collection:
         default_factory=dict[str, tuple[FileSeen, Problem]]
     )
     """Files that could not be read as they are; they are tried again when they have changed."""
+    unindexed: dict[str, "Unindexed"] = field(default_factory=dict[str, "Unindexed"])
+    """By path: documents of the log that the index could not take."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def report(self, problem: Problem) -> None:
@@ -149,7 +161,9 @@ class Ingest:
         self._rules = rules
         self._now_s = now_s
         self._tally = _Tally(now_s())
-        self._putting: asyncio.Task[None] | None = None
+        self._passing: set[str] = set()
+        """Files that could not be read for a reason that may be gone at the next sync."""
+        self._indexing = Indexing(library, tenant=tenant, name=name, on_refused=self._left_out)
 
     async def steps(self, folder: str, span: Span) -> AsyncGenerator[Progress]:
         """Make index, log and folder equal, in this order of trust."""
@@ -158,9 +172,7 @@ class Ingest:
                 async for step in steps:
                     yield step
         finally:
-            if self._putting is not None:
-                self._putting.cancel()
-                await asyncio.gather(self._putting, return_exceptions=True)
+            await self._indexing.close()
 
     async def _steps(self, folder: str, span: Span) -> AsyncGenerator[Progress]:
         known = self._state.known
@@ -178,7 +190,9 @@ class Ingest:
             kept=self._state.broken,
             file_bytes_max=self._rules.file_bytes_max,
         )
-        for problem in plan.problems:
+        listed = {file.path for file in listing.files}
+        unindexed = [it.problem for path, it in self._state.unindexed.items() if path in listed]
+        for problem in (*plan.problems, *unindexed):
             self._state.report(problem)
         self._tally.unchanged = plan.unchanged
         self._tally.failed = len(self._state.problems)
@@ -222,13 +236,18 @@ class Ingest:
     async def _index_the_log(self, known: Mapping[str, Known]) -> AsyncGenerator[Progress]:
         """Give the index what it lacks of the log, and take what it holds beyond."""
         held = await self._library.held(self._tenant, self._name)
-        plan = index_changes(known.values(), held)
+        self._state.unindexed = {
+            path: it
+            for path, it in self._state.unindexed.items()
+            if path in known and it.sha256 == known[path].sha256 and self._now_s() < it.until_s
+        }
+        plan = index_changes(known.values(), held, left_out=self._state.unindexed)
         if plan.put or plan.drop:
             self._state.settled = False
             self._state.doubts += 1
         if plan.drop:
             await self._library.drop(self._tenant, self._name, plan.drop)
-        batch = _Batch()
+        batch = Batch()
         for done, document in enumerate(plan.put, start=1):
             stream = self._stream(document.id)
             async with aclosing(
@@ -241,10 +260,10 @@ class Ingest:
                             Document(document.id, body.path, body.title, body.sha256, body.text)
                         )
             if batch.is_full:
-                await self._put(batch.taken())
+                await self._indexing.put(batch.taken())
             yield self._progress(Step.INDEX, done, len(plan.put), path=document.path)
-        await self._put(batch.taken())
-        await self._put_done()
+        await self._indexing.put(batch.taken())
+        await self._indexing.done()
 
     def _unbroken(self, files: Sequence[FileSeen]) -> list[FileSeen]:
         """Leave out the files that were found to be broken and are still the same; report them."""
@@ -301,7 +320,7 @@ class Ingest:
                     for file, _ in batch:
                         done += 1
                         yield self._after(file, done, len(files))
-                    await self._put(documents)
+                    await self._indexing.put(documents)
                     await self._look()
                     batch, chars = [], 0
                 if not ahead:
@@ -310,7 +329,8 @@ class Ingest:
                 found = await reading
                 if isinstance(found, Problem):
                     self._state.report(found)
-                    if len(self._state.broken) < PROBLEMS_MAX:
+                    is_passing = file.path in self._passing
+                    if not is_passing and len(self._state.broken) < PROBLEMS_MAX:
                         self._state.broken[file.path] = (file, found)
                     self._tally.failed += 1
                     done += 1
@@ -323,7 +343,7 @@ class Ingest:
             for reading in left:
                 reading.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-        await self._put_done()
+        await self._indexing.done()
 
     async def _extracted(self, folder: str, path: str) -> Extracted | Problem:
         """Read one file, or say what is wrong with it."""
@@ -332,6 +352,8 @@ class Ingest:
             try:
                 return await self._library.extract(folder, path, bytes_max=bytes_max)
             except DocumentUnreadableError as error:
+                if error.retry_s is not None:
+                    self._passing.add(path)
                 return Problem(path, error.detail.removeprefix(f"{path}: "))
             except WorkerUnreachableError:
                 # Raises when it is gone for good, rather than after every further file. Files that
@@ -367,18 +389,14 @@ class Ingest:
             documents.append(Document(id_, path, found.title, found.sha256, found.text))
         return documents
 
-    async def _put(self, documents: Sequence[Document]) -> None:
-        """Index documents behind our back; wait for those before them, so that one batch waits."""
-        await self._put_done()
-        if documents:
-            self._putting = asyncio.create_task(
-                self._library.put(self._tenant, self._name, documents)
-            )
-
-    async def _put_done(self) -> None:
-        putting, self._putting = self._putting, None
-        if putting is not None:
-            await putting
+    def _left_out(self, document: Document, error: MurmurateError) -> None:
+        """Note a document that the index cannot take: the others go on without it."""
+        detail = error.detail.removeprefix(f"{document.path}: ")
+        problem = Problem(document.path, f"can't be indexed: {detail}")
+        until_s = self._now_s() + UNINDEXED_S
+        self._state.unindexed[document.path] = Unindexed(document.sha256, problem, until_s)
+        self._state.report(problem)
+        self._tally.failed += 1
 
     async def _embedded(self) -> AsyncGenerator[Progress]:
         """Wait for the vectors: searches find more with each."""
@@ -419,6 +437,7 @@ class Ingest:
         assert self._state.known is not None
         self._state.known.pop(path, None)
         self._state.touched_ns.pop(path, None)
+        self._state.unindexed.pop(path, None)
         if known is not None:
             self._state.known[path] = known
         self._state.changes += 1
@@ -456,26 +475,6 @@ class Ingest:
             embedded=tally.embedded,
             left_s=None if left_s is None else round(left_s, 1),
         )
-
-
-class _Batch:
-    """Documents that go into the index together."""
-
-    def __init__(self) -> None:
-        self._documents: list[Document] = []
-        self._chars = 0
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._documents) >= BATCH_DOCUMENTS or self._chars >= BATCH_CHARS
-
-    def add(self, document: Document) -> None:
-        self._documents.append(document)
-        self._chars += len(document.text)
-
-    def taken(self) -> list[Document]:
-        documents, self._documents, self._chars = self._documents, [], 0
-        return documents
 
 
 @dataclass(slots=True)

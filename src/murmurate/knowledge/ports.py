@@ -132,7 +132,10 @@ class Library(Protocol):
         ...
 
     async def extract(self, folder: str, path: str, *, bytes_max: int) -> Extracted:
-        """Read and parse one file. `DocumentUnreadableError` says why not."""
+        """Read and parse one file. `DocumentUnreadableError` says why not.
+
+        It has a `retry_s` where the reason may pass while the file stays as it is.
+        """
         ...
 
     async def held(self, tenant: str, collection: str) -> dict[str, str]:
