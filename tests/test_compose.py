@@ -220,11 +220,16 @@ def test_a_damaged_key_locks_out_its_owner_alone_and_never_makes_a_new_one(tmp_p
         for number in (1, 2):
             record = KeyRecord(str(number), digest(f"mur_{number}"), "default", ("*",), 0)
             await log.append([entry_of(record)])
+        (tmp_path / "key").write_text("mur_1")
         opened = await opened_keys(log, clock, tmp_path / "key")
         assert opened.keys.admit(b"Bearer mur_2").caller.key_id == "2"
         with pytest.raises(KeyInvalidError):
             opened.keys.admit(b"Bearer mur_1")
         log.damaged.add("key/2")
+        with pytest.raises(LogCorruptError):
+            await opened_keys(log, clock, tmp_path / "key")
+        assert (tmp_path / "key").read_text() == "mur_1"
+        (tmp_path / "key").unlink()
         with pytest.raises(LogCorruptError):
             await opened_keys(log, clock, tmp_path / "key")
         assert not (tmp_path / "key").exists()
@@ -316,6 +321,25 @@ def test_who_owns_the_folder_gets_a_new_key_when_none_manages_all_others(tmp_pat
         assert is_operator(fresh.caller)
         with pytest.raises(KeyRevokedError):
             again.keys.admit(f"Bearer {lost}".encode())
+
+    asyncio.run(story())
+
+
+def test_a_lost_key_file_gets_one_more_key_and_the_lost_one_stays_good(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        file = tmp_path / "key"
+        await opened_keys(log, clock, file)
+        lost = file.read_text().strip()
+        file.unlink()
+        for seed in (2, 3):  # the second start finds the file, and makes none
+            again = await opened_keys(log, clock, file, seed=seed)
+            assert len(again.keys) == 2
+            for secret in (lost, file.read_text().strip()):
+                assert is_operator(again.keys.admit(f"Bearer {secret}".encode()).caller)
+        assert file.read_text().strip() != lost
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
     asyncio.run(story())
 

@@ -513,18 +513,25 @@ async def open_keys(
 ) -> OpenedKeys:
     """Read all keys; where none manages all others, make one and leave it in `first_key` (0600).
 
-    The file follows when the secret that it holds is rotated. A damaged key locks out its owner
-    alone; where none is left that manages the others, that is a `LogCorruptError` and no new key:
-    it would open what the old ones protected. A file without any key in the log is one whose log
-    was lost, or was not written yet: its owner keeps it.
+    So too where that file is lost: who owns the folder must get in, and the old key stays good for
+    whoever still has it. The file follows when the secret that it holds is rotated. A damaged key
+    locks out its owner alone; where none is left that manages the others, that is a
+    `LogCorruptError` and no new key: it would open what the old ones protected. A file without any
+    key in the log is one whose log was lost, or was not written yet: its owner keeps it.
     """
     keys = Keys(clock=clock)
     registry = Registry(keys, log=log, clock=clock, ids=ids)
     damaged = await registry.open()
     if damaged and not registry.has_operator():
         raise damaged[0]
+
+    def keep(_: str, secret: str) -> None:
+        _keep(first_key, secret)
+
+    if registry.has_operator() and not first_key.exists():  # noqa: ASYNC240 - once, at the start
+        await registry.replace_lost(keep)
     kept = None if len(keys) or damaged else _kept_key(first_key)
-    await registry.ensure_operator(lambda _, secret: _keep(first_key, secret), kept=kept)
+    await registry.ensure_operator(keep, kept=kept)
 
     def follow_rotation(old_sha256: str, secret: str) -> None:
         try:

@@ -115,18 +115,20 @@ class Registry:
         """
         if self.has_operator():
             return
-        now_ms = self._clock.unix_ms()
         secret = kept or self._ids.secret("mur")
         on_secret("", secret)
-        record = KeyRecord(
-            id=self._ids.new("key"),
-            sha256=digest(secret),
-            tenant=OPERATOR_TENANT,
-            scopes=(EVERYTHING,),
-            created_ms=now_ms,
-            label="first key",
-        )
-        await self._append(None, CREATED, record, _audit(CREATED, record, None, at_ms=now_ms))
+        await self._add_operator(secret, label="first key")
+
+    async def replace_lost(self, on_secret: OnSecret) -> None:
+        """Make one more key for whoever owns this machine and has lost the first; that stays good.
+
+        The log has it before `on_secret`: a secret that came too early would be taken for a good
+        one. `TooManyKeysError` when there is no room for it.
+        """
+        await self._make_room(OPERATOR_TENANT)
+        secret = self._ids.secret("mur")
+        await self._add_operator(secret, label="made as the key file was lost")
+        on_secret("", secret)
 
     async def create(self, record: KeyRecord, by: Caller) -> Key:
         """Add a key. `TooManyKeysError` when its tenant, or the server, has no room for it."""
@@ -200,6 +202,18 @@ class Registry:
         forgotten = before is not None and self._keys.get(key_id) is None
         if key is not None and not forgotten:
             self._keys.put(key)
+
+    async def _add_operator(self, secret: str, *, label: str) -> None:
+        now_ms = self._clock.unix_ms()
+        record = KeyRecord(
+            id=self._ids.new("key"),
+            sha256=digest(secret),
+            tenant=OPERATOR_TENANT,
+            scopes=(EVERYTHING,),
+            created_ms=now_ms,
+            label=label,
+        )
+        await self._append(None, CREATED, record, _audit(CREATED, record, None, at_ms=now_ms))
 
     async def _make_room(self, tenant: str) -> None:
         """Forget the tenant's key that ended first, if one more would be too many."""
