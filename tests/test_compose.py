@@ -458,7 +458,8 @@ def test_a_search_without_names_is_in_all_collections_of_the_tenant() -> None:
     async def story() -> None:
         service, _, _ = platform()
         assert await service.search("acme", [], "q", limit=2) == ["acme ['docs', 'ours'] q 2"]
-        assert await service.search("acme", ["docs"], "q", limit=2) == ["acme ['docs'] q 2"]
+        for names in (["docs"], ["docs"] * 3):
+            assert await service.search("acme", names, "q", limit=2) == ["acme ['docs'] q 2"]
         with pytest.raises(NotFoundError, match="there are: docs"):
             await service.search("default", ["docs", "ours"], "q", limit=2)
 

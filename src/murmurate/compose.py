@@ -421,7 +421,7 @@ class Platform:
         self, tenant: str, collections: Sequence[str], question: str, *, limit: int
     ) -> Sequence[Any]:
         """Return the passages of documents that may answer, best first; no names: of all."""
-        names = list(self._own(tenant, collections))
+        names = list(self._own(tenant, dict.fromkeys(collections)))
         return await self._collections.search(tenant, names, question, limit=limit)
 
     def _own(self, tenant: str, collections: Collection[str]) -> Collection[str]:
