@@ -24,7 +24,7 @@ from murmurate.core.errors import (
     NotFoundError,
 )
 from murmurate.core.ports import Entry, Stored
-from murmurate.core.types import Sampling
+from murmurate.core.types import Caller, Sampling
 from murmurate.fleet.ends import Trouble
 from murmurate.gateway.keys import REGISTRY, KeyRecord, digest, entry_of
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
@@ -110,7 +110,9 @@ class Documents:
 
     async def status(self, tenant: str) -> list[CollectionStatus]:
         return [
-            CollectionStatus(name, "ready", 1, 1, 0, "words", None, ()) for name in CONFIG.knowledge
+            CollectionStatus(name, "ready", 1, 1, 0, "words", None, (), index_bytes=9)
+            for name, it in CONFIG.knowledge.items()
+            if tenant in it.tenants
         ]
 
 
@@ -517,12 +519,26 @@ def test_a_tenant_sees_and_reads_only_its_own_collections() -> None:
     async def story() -> None:
         service, _, _ = platform()
         for tenant, own in (("acme", ["docs", "ours"]), ("default", ["docs"]), ("nobody", [])):
-            assert [it.collection for it in await service.knowledge(tenant)] == own
+            assert [it.collection for it in await service.knowledge(Caller("k", tenant))] == own
             async with aclosing(service.ingest(tenant, [])) as steps:
                 assert [step async for step in steps] == [f"{tenant}/{name}" for name in own]
         with pytest.raises(NotFoundError, match=r"no collection 'ours'; there are: docs$"):
             async with aclosing(service.ingest("default", ["ours"])) as steps:
                 await anext(steps)
+
+    asyncio.run(story())
+
+
+def test_the_size_of_all_tenants_index_is_for_operators() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        for tenant, scopes, size in (
+            ("default", ("*",), 9),
+            ("default", ("knowledge",), None),
+            ("acme", ("*",), None),
+        ):
+            shown = await service.knowledge(Caller("k", tenant, scopes))
+            assert {it.index_bytes for it in shown} == {size}
 
     asyncio.run(story())
 

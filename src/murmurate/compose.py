@@ -53,7 +53,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
-from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
+from murmurate.core.types import Caller, Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
 from murmurate.fleet.ends import TROUBLES, Trouble
@@ -65,7 +65,7 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Readiness
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
-from murmurate.gateway.scopes import OPERATOR_TENANT
+from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Limits
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
@@ -402,10 +402,12 @@ class Platform:
         """Return the newest messages of one of the tenant's sessions."""
         return await self._sessions.history(tenant, SessionRef(session_id))
 
-    async def knowledge(self, tenant: str) -> Sequence[Any]:
-        """Return the state of every collection of the tenant."""
-        own = self._collections_of(tenant)
-        return [it for it in await self._collections.status(tenant) if it.collection in own]
+    async def knowledge(self, caller: Caller) -> Sequence[Any]:
+        """Return the state of every collection of the tenant; the index's size to operators."""
+        found = await self._collections.status(caller.tenant)
+        if is_operator(caller):
+            return found
+        return [msgspec.structs.replace(it, index_bytes=None) for it in found]
 
     async def ingest(
         self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()

@@ -88,7 +88,7 @@ class Management:
     async def knowledge(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """Show the state of every collection."""
         del span
-        state = await self._platform.knowledge(caller.tenant)
+        state = await self._platform.knowledge(caller)
         await exchange.answer_json(200, {"collections": state})
 
     async def search(self, exchange: Exchange, caller: Caller, span: Span) -> None:
