@@ -12,6 +12,7 @@ from murmurate.core.errors import NotFoundError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embeddings, Model
 from murmurate.core.types import (
+    Caller,
     CallPart,
     Delta,
     Finished,
@@ -273,8 +274,8 @@ class FakePlatform:
     async def session(self, tenant: str, session_id: str) -> Sequence[Any]:
         return self._found(self.sessions, tenant, session_id)
 
-    async def knowledge(self, tenant: str) -> Sequence[Any]:
-        return [{"collection": "docs", "tenant": tenant}]
+    async def knowledge(self, caller: Caller) -> Sequence[Any]:
+        return [{"collection": "docs", "tenant": caller.tenant}]
 
     async def search(
         self, tenant: str, collections: Sequence[str], question: str, *, limit: int

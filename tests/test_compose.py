@@ -24,7 +24,7 @@ from murmurate.core.errors import (
     NotFoundError,
 )
 from murmurate.core.ports import Entry, Stored
-from murmurate.core.types import Sampling
+from murmurate.core.types import Caller, Sampling
 from murmurate.fleet.ends import Trouble
 from murmurate.gateway.keys import REGISTRY, KeyRecord, digest, entry_of
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
@@ -110,7 +110,9 @@ class Documents:
 
     async def status(self, tenant: str) -> list[CollectionStatus]:
         return [
-            CollectionStatus(name, "ready", 1, 1, 0, "words", None, ()) for name in CONFIG.knowledge
+            CollectionStatus(name, "ready", 1, 1, 0, "words", None, (), index_bytes=9)
+            for name, it in CONFIG.knowledge.items()
+            if tenant in it.tenants
         ]
 
 
@@ -220,11 +222,16 @@ def test_a_damaged_key_locks_out_its_owner_alone_and_never_makes_a_new_one(tmp_p
         for number in (1, 2):
             record = KeyRecord(str(number), digest(f"mur_{number}"), "default", ("*",), 0)
             await log.append([entry_of(record)])
+        (tmp_path / "key").write_text("mur_1")
         opened = await opened_keys(log, clock, tmp_path / "key")
         assert opened.keys.admit(b"Bearer mur_2").caller.key_id == "2"
         with pytest.raises(KeyInvalidError):
             opened.keys.admit(b"Bearer mur_1")
         log.damaged.add("key/2")
+        with pytest.raises(LogCorruptError):
+            await opened_keys(log, clock, tmp_path / "key")
+        assert (tmp_path / "key").read_text() == "mur_1"
+        (tmp_path / "key").unlink()
         with pytest.raises(LogCorruptError):
             await opened_keys(log, clock, tmp_path / "key")
         assert not (tmp_path / "key").exists()
@@ -316,6 +323,25 @@ def test_who_owns_the_folder_gets_a_new_key_when_none_manages_all_others(tmp_pat
         assert is_operator(fresh.caller)
         with pytest.raises(KeyRevokedError):
             again.keys.admit(f"Bearer {lost}".encode())
+
+    asyncio.run(story())
+
+
+def test_a_lost_key_file_gets_one_more_key_and_the_lost_one_stays_good(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        file = tmp_path / "key"
+        await opened_keys(log, clock, file)
+        lost = file.read_text().strip()
+        file.unlink()
+        for seed in (2, 3):  # the second start finds the file, and makes none
+            again = await opened_keys(log, clock, file, seed=seed)
+            assert len(again.keys) == 2
+            for secret in (lost, file.read_text().strip()):
+                assert is_operator(again.keys.admit(f"Bearer {secret}".encode()).caller)
+        assert file.read_text().strip() != lost
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
     asyncio.run(story())
 
@@ -434,7 +460,8 @@ def test_a_search_without_names_is_in_all_collections_of_the_tenant() -> None:
     async def story() -> None:
         service, _, _ = platform()
         assert await service.search("acme", [], "q", limit=2) == ["acme ['docs', 'ours'] q 2"]
-        assert await service.search("acme", ["docs"], "q", limit=2) == ["acme ['docs'] q 2"]
+        for names in (["docs"], ["docs"] * 3):
+            assert await service.search("acme", names, "q", limit=2) == ["acme ['docs'] q 2"]
         with pytest.raises(NotFoundError, match="there are: docs"):
             await service.search("default", ["docs", "ours"], "q", limit=2)
 
@@ -492,12 +519,26 @@ def test_a_tenant_sees_and_reads_only_its_own_collections() -> None:
     async def story() -> None:
         service, _, _ = platform()
         for tenant, own in (("acme", ["docs", "ours"]), ("default", ["docs"]), ("nobody", [])):
-            assert [it.collection for it in await service.knowledge(tenant)] == own
+            assert [it.collection for it in await service.knowledge(Caller("k", tenant))] == own
             async with aclosing(service.ingest(tenant, [])) as steps:
                 assert [step async for step in steps] == [f"{tenant}/{name}" for name in own]
         with pytest.raises(NotFoundError, match=r"no collection 'ours'; there are: docs$"):
             async with aclosing(service.ingest("default", ["ours"])) as steps:
                 await anext(steps)
+
+    asyncio.run(story())
+
+
+def test_the_size_of_all_tenants_index_is_for_operators() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        for tenant, scopes, size in (
+            ("default", ("*",), 9),
+            ("default", ("knowledge",), None),
+            ("acme", ("*",), None),
+        ):
+            shown = await service.knowledge(Caller("k", tenant, scopes))
+            assert {it.index_bytes for it in shown} == {size}
 
     asyncio.run(story())
 

@@ -53,7 +53,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
-from murmurate.core.types import Citation, Passage, Request, SessionRef, Usage
+from murmurate.core.types import Caller, Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
 from murmurate.fleet.ends import TROUBLES, Trouble
@@ -65,7 +65,7 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Readiness
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
-from murmurate.gateway.scopes import OPERATOR_TENANT
+from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Limits
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
@@ -402,10 +402,12 @@ class Platform:
         """Return the newest messages of one of the tenant's sessions."""
         return await self._sessions.history(tenant, SessionRef(session_id))
 
-    async def knowledge(self, tenant: str) -> Sequence[Any]:
-        """Return the state of every collection of the tenant."""
-        own = self._collections_of(tenant)
-        return [it for it in await self._collections.status(tenant) if it.collection in own]
+    async def knowledge(self, caller: Caller) -> Sequence[Any]:
+        """Return the state of every collection of the tenant; the index's size to operators."""
+        found = await self._collections.status(caller.tenant)
+        if is_operator(caller):
+            return found
+        return [msgspec.structs.replace(it, index_bytes=None) for it in found]
 
     async def ingest(
         self, tenant: str, collections: Sequence[str], *, paths: Sequence[str] = ()
@@ -421,7 +423,7 @@ class Platform:
         self, tenant: str, collections: Sequence[str], question: str, *, limit: int
     ) -> Sequence[Any]:
         """Return the passages of documents that may answer, best first; no names: of all."""
-        names = list(self._own(tenant, collections))
+        names = list(self._own(tenant, dict.fromkeys(collections)))
         return await self._collections.search(tenant, names, question, limit=limit)
 
     def _own(self, tenant: str, collections: Collection[str]) -> Collection[str]:
@@ -513,18 +515,25 @@ async def open_keys(
 ) -> OpenedKeys:
     """Read all keys; where none manages all others, make one and leave it in `first_key` (0600).
 
-    The file follows when the secret that it holds is rotated. A damaged key locks out its owner
-    alone; where none is left that manages the others, that is a `LogCorruptError` and no new key:
-    it would open what the old ones protected. A file without any key in the log is one whose log
-    was lost, or was not written yet: its owner keeps it.
+    So too where that file is lost: who owns the folder must get in, and the old key stays good for
+    whoever still has it. The file follows when the secret that it holds is rotated. A damaged key
+    locks out its owner alone; where none is left that manages the others, that is a
+    `LogCorruptError` and no new key: it would open what the old ones protected. A file without any
+    key in the log is one whose log was lost, or was not written yet: its owner keeps it.
     """
     keys = Keys(clock=clock)
     registry = Registry(keys, log=log, clock=clock, ids=ids)
     damaged = await registry.open()
     if damaged and not registry.has_operator():
         raise damaged[0]
+
+    def keep(_: str, secret: str) -> None:
+        _keep(first_key, secret)
+
+    if registry.has_operator() and not first_key.exists():  # noqa: ASYNC240 - once, at the start
+        await registry.replace_lost(keep)
     kept = None if len(keys) or damaged else _kept_key(first_key)
-    await registry.ensure_operator(lambda _, secret: _keep(first_key, secret), kept=kept)
+    await registry.ensure_operator(keep, kept=kept)
 
     def follow_rotation(old_sha256: str, secret: str) -> None:
         try:

@@ -242,3 +242,19 @@ def test_doctor_looks_at_the_state_folder_of_the_file_that_it_is_given(folder: P
         findings = json.loads(run("doctor", *arguments).stdout)
         (server,) = [finding for finding in findings if finding["about"] == "server"]
         assert "no server runs on other-state:" in server["detail"]
+
+
+@pytest.mark.parametrize(("size", "row"), [(b"1500000", "1.5 MB, all"), (b"null", None)])
+def test_the_size_of_the_index_is_shown_where_the_server_tells_it(
+    size: bytes, row: str | None
+) -> None:
+    state = (
+        b'{"collections": [{"collection": "docs", "state": "ready", "documents": 1, "chunks": 2,'
+        b' "chunks_pending": 0, "search": "words only: none", "fault": null, "problems": [],'
+        b' "watched": true, "synced_ms": null, "index_bytes": ' + size + b"}]}"
+    )
+    with answering(OK + b"\r\n" + state) as (url, _):
+        result = run("knowledge", "status", "--url", url, "--key", "k")
+    assert result.exit_code == 0, result.output
+    assert (row or "ready") in result.stdout
+    assert ("index" in result.stdout) == (row is not None)

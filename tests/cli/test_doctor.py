@@ -97,6 +97,31 @@ def test_a_server_that_runs_is_told_with_its_parts_and_how_it_searches(folder: P
     assert "port" not in found
 
 
+def test_a_server_whose_key_may_not_ask_for_all_runs_all_the_same(folder: Path) -> None:
+    forbidden = (
+        b"HTTP/1.1 403 Forbidden\r\n\r\n"
+        b'{"error": {"message": "this key lacks the scope", "code": "key.scope_missing"}}'
+    )
+    ready = OK + b'\r\n{"parts": {"model tiny": "ready"}}'
+    with answering(forbidden, ready, forbidden) as (url, _):
+        found, code = findings("--url", url, "--key", "k")
+    assert (found["server"]["verdict"], found["server"]["detail"]) == ("ok", url)
+    assert found["  model tiny"]["verdict"] == "ok"
+    for path in ("/v1/models", "/api/knowledge"):
+        told = found[f"  key {path}"]
+        assert (told["verdict"], told["detail"]) == ("warn", "this key lacks the scope")
+    assert code == 0
+
+
+def test_a_server_that_refuses_for_another_reason_is_no_server_of_ours(folder: Path) -> None:
+    with answering(b"HTTP/1.1 404 Not Found\r\n\r\n<html>") as (url, _):
+        found, _ = findings("--url", url, "--key", "k")
+    assert (found["server"]["verdict"], found["server"]["detail"]) == (
+        "warn",
+        "the server answered 404",
+    )
+
+
 @pytest.mark.parametrize("collections", [7, None, {"a": 1}])
 def test_collections_that_are_none_are_strange(collections: object) -> None:
     with pytest.raises(RefusedError):

@@ -204,15 +204,26 @@ def test_a_damaged_telemetry_file_does_not_stop_the_service(tmp_path: Path) -> N
     assert (state / "telemetry.db.damaged").is_file()
 
 
-def test_a_lost_key_file_stops_the_start_and_says_what_to_do(tmp_path: Path) -> None:
+def test_a_lost_key_file_is_made_anew_at_the_next_start(tmp_path: Path) -> None:
     state = tmp_path / "state"
     options = scripted(tmp_path)
     with running(state, *options):
         pass
+    lost = (state / "key").read_text()
     (state / "key").unlink()
+    with running(state, *options) as service:
+        assert service.request("/v1/models")[0] == 200
+    assert (state / "key").read_text() != lost
+
+
+def test_a_key_file_that_cannot_be_read_stops_the_start_and_says_what_to_do(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    options = scripted(tmp_path)
+    with running(state, *options):
+        pass
+    (state / "key").write_bytes(b"\xff\xfe")
     line = refused(state, *options)
-    assert f"the key file {state / 'key'} is gone" in line
-    assert "restore it, or start with a new --state" in line
+    assert f"the key file {state / 'key'} can't be read: restore it, or move it away" in line
 
 
 @pytest.mark.parametrize("place", ["nowhere/ready", "folder"])

@@ -213,6 +213,23 @@ def test_what_runs_with_a_key_that_is_forgotten_while_it_ends_is_refused() -> No
     run_skipping_time(story())
 
 
+def test_what_runs_with_a_key_that_is_dropped_ends_at_once() -> None:
+    async def story() -> None:
+        keys = Keys([KEY], clock=LoopClock())
+        gone: list[str] = []
+        task = held_until(keys, gone)
+        await until(lambda: bool(keys._holds.get("key_1")))
+        began_s = asyncio.get_running_loop().time()
+        keys.drop("key_1")
+        async with asyncio.timeout(60):
+            with pytest.raises(KeyInvalidError, match="not known"):
+                await task
+        assert (len(gone), keys._holds) == (1, {})
+        assert asyncio.get_running_loop().time() - began_s < 1
+
+    run_skipping_time(story())
+
+
 def test_time_outs_and_errors_of_the_work_pass_through() -> None:
     async def story() -> None:
         keys = Keys([KEY], clock=LoopClock())

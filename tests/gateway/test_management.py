@@ -85,6 +85,24 @@ def test_an_ingest_that_breaks_off_says_so_in_its_last_line() -> None:
     assert json.loads(answer.chunks[-1])["error"]["code"] == "knowledge.folder_missing"
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "many"),
+    [
+        ("/api/ingest", "collections", 101),
+        ("/api/ingest", "paths", 1001),
+        ("/api/search", "collections", 101),
+    ],
+)
+def test_there_is_an_end_to_the_names_in_one_body(path: str, field: str, many: int) -> None:
+    platform = FakePlatform()
+    house = House(platform=platform)
+    body: dict[str, Any] = {"question": "x"} if path == "/api/search" else {}
+    answer = house.post(path, {**body, field: ["/a"] * many})
+    assert (answer.status, answer.error["param"]) == (400, field)
+    assert platform.ingested == []
+    assert house.post(path, {**body, field: ["/a"] * (many - 1)}).status == 200
+
+
 @pytest.mark.parametrize("body", [b'{"collections":"docs"}', b'{"collection":[]}'])
 def test_a_wrong_ingest_body_is_a_400(body: bytes) -> None:
     assert House().post("/api/ingest", body).status == 400

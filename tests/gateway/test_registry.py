@@ -299,6 +299,65 @@ def test_a_damaged_key_opens_nothing_and_an_unknown_one_is_nothing() -> None:
     asyncio.run(story())
 
 
+async def noted(server: Server, count: int) -> list[tuple[str, str]]:
+    """Follow until something damaged was noted so often; return which keys, and the codes."""
+    events = RecordingLog()
+    following = asyncio.create_task(server.registry.follow(events))
+    await until(lambda: following.done() or len(events.named("keys.damaged")) >= count)
+    following.cancel()
+    [end] = await asyncio.gather(following, return_exceptions=True)
+    assert isinstance(end, asyncio.CancelledError), "it goes on for ever"
+    return sorted((it["key"], it["code"]) for it in events.named("keys.damaged"))
+
+
+def test_a_key_that_is_damaged_later_opens_nothing_and_the_others_are_followed() -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        one, two = Server(log, clock), Server(log, clock)
+        await one.registry.create(RECORD, BY)
+        await two.registry.catch_up()
+        audit = Audit("key.odd", "key_1", "acme", None, None, 0)
+        await log.append(
+            [
+                Entry(REGISTRY, "key/key_1", "key.odd", b"{}"),
+                Entry(REGISTRY, AUDIT, "key.odd", msgspec.json.encode(audit)),
+            ]
+        )
+        other = msgspec.structs.replace(RECORD, id="key_2", sha256=digest("mur_other"))
+        await one.registry.create(other, BY)
+        assert await noted(two, 1) == [("key_1", "log.corrupt")]
+        assert not admitted(two.keys, "mur_right"), "what can't be read may be its revocation"
+        assert admitted(two.keys, "mur_other")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("body", [b"{}", b"\xff", b"nonsense"])
+def test_an_entry_of_the_audit_that_cannot_be_read_hides_no_change(body: bytes) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        one, two = Server(log, clock), Server(log, clock)
+        forgotten = msgspec.structs.replace(RECORD, id="key_2", sha256=digest("mur_old"))
+        for record in (RECORD, forgotten):
+            await one.registry.create(record, BY)
+        await two.registry.catch_up()
+        await log.append([Entry(REGISTRY, AUDIT, CREATED, body)])
+        await one.registry.revoke(one.key(), by=BY)
+        await log.forget(REGISTRY, "key/key_2")
+        other = msgspec.structs.replace(RECORD, id="key_3", sha256=digest("mur_other"))
+        await one.registry.create(other, BY)
+        assert await noted(two, 1) == [(AUDIT, "log.corrupt")]
+        good = [it for it in ("mur_right", "mur_old", "mur_other") if admitted(two.keys, it)]
+        assert good == ["mur_other"]
+        await two.registry.catch_up()
+        assert len(await entries_of(log, AUDIT)) == 5
+        assert two.registry._damaged == {}, "it is noted once"
+
+    asyncio.run(story())
+
+
 def filled(server: Server, count: int, tenant: str) -> None:
     for number in range(count):
         name = f"{tenant}_{number}"

@@ -6,6 +6,7 @@ answers: whatever crosses from one tenant to the other can be seen in its words.
 """
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from hashlib import sha256
@@ -190,7 +191,7 @@ class Town:
         ]
         await self.log.append([entry_of(record) for record in records])
         opened = await compose.open_keys(
-            self.log, self.clock, ids, first_key=Path("/nowhere/key"), events=self.events
+            self.log, self.clock, ids, first_key=Path(os.devnull), events=self.events
         )
         self.service = compose.service(CONFIG, outside, opened)
         await self.service.platform.first_pass()

@@ -335,6 +335,13 @@ async def test_progress_tells_bytes_failures_and_how_long_it_will_take() -> None
 
 
 @story
+async def test_no_state_is_asked_for_of_what_is_not_the_tenants() -> None:
+    collections = collections_of(FakeLibrary({}))
+    assert [it.collection for it in await collections.status(T)] == ["docs"]
+    assert await collections.status("acme") == []
+
+
+@story
 async def test_the_rules_of_a_collection_bound_what_is_read() -> None:
     library = FakeLibrary({"a.md": "one", "b.md": "longer"})
     rules = Rules(files_max=2, file_bytes_max=3)

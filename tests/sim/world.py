@@ -5,6 +5,7 @@ moment, `restart` drains it first. `call` is the network between clients and the
 """
 
 import asyncio
+import os
 import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -291,7 +292,7 @@ class World:
             sandbox=SimSandbox(clock=self.clock, outages=self.outages[1]),
         )
         opened = await compose.open_keys(
-            disk, self.clock, ids, first_key=Path("/nowhere/key"), events=self.events
+            disk, self.clock, ids, first_key=Path(os.devnull), events=self.events
         )
         service = compose.service(CONFIG, outside, opened)
         first_pass = self.loop.create_task(service.platform.first_pass())

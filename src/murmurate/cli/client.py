@@ -14,6 +14,7 @@ from murmurate.core.errors import ConfigError, KeyInvalidError, MurmurateError
 
 TIMEOUT_S = 300.0
 SCHEMES = {"http", "https"}
+KEY_REFUSED = {401, 403}
 CUT = "the server went away in the middle of the answer: ask again"
 STRANGE = "the answer is not in the form that murmurate speaks: check --url"
 
@@ -34,6 +35,10 @@ class RefusedError(MurmurateError):
     """
 
     code = "cli.refused"
+
+
+class KeyRefusedError(RefusedError):
+    """The server runs, but this key may not ask for that there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ def call(
 ) -> http.client.HTTPResponse:
     """Send a request (POST with a body, else GET) and return the response, or raise."""
     response = send(server, path, body, headers, method=method, timeout_s=timeout_s)
+    if response.status in KEY_REFUSED:
+        raise KeyRefusedError(_message(response))
     if response.status != 200:
         raise RefusedError(_message(response))
     return response

@@ -10,7 +10,16 @@ import click
 from rich.console import Console
 
 from murmurate.cli import local_checks, remote_checks
-from murmurate.cli.client import STRANGE, RefusedError, fetch, find, read, send
+from murmurate.cli.client import (
+    STRANGE,
+    KeyRefusedError,
+    RefusedError,
+    Server,
+    fetch,
+    find,
+    read,
+    send,
+)
 from murmurate.cli.findings import Finding, show
 from murmurate.cli.log_check import check_log
 from murmurate.cli.options import connected
@@ -113,13 +122,17 @@ def elsewhere(config: Config, state: Path, *, timeout_s: float | None) -> list[F
 
 
 def server(url: str | None, key: str | None, state: Path, *, listen: str) -> list[Finding]:
-    """Tell whether the server answers, and what its parts say; else whether it could start."""
+    """Tell whether the server answers, and what its parts say; else whether it could start.
+
+    A key that may not ask for all of it is told; what it may not see is left out.
+    """
+    refused: list[Finding] = []
     try:
         found = find(url, key, state)
         # While a dead server is started again and again, its socket takes whoever comes.
-        fetch(found, "/v1/models", timeout_s=SERVER_S)
+        asked(found, "/v1/models", refused)
         parts = parts_of(read(send(found, "/readyz", timeout_s=SERVER_S)))
-        collections = fetch(found, "/api/knowledge", timeout_s=SERVER_S).get("collections", [])
+        collections = asked(found, "/api/knowledge", refused).get("collections", [])
     except MurmurateError as error:
         stopped = [Finding("server", "warn", error.detail, "murmurate up"), *processes(state)]
         return (
@@ -129,12 +142,22 @@ def server(url: str | None, key: str | None, state: Path, *, listen: str) -> lis
         )
     return [
         Finding("server", "ok", found.url),
+        *refused,
         *(
             Finding(f"  {name}", "ok" if state == "ready" else "fail", state)
             for name, state in parts.items()
         ),
         *by_words(collections),
     ]
+
+
+def asked(server: Server, path: str, refused: list[Finding]) -> dict[str, Any]:
+    """Return what the server says there; nothing, and a finding, where the key may not ask."""
+    try:
+        return fetch(server, path, timeout_s=SERVER_S)
+    except KeyRefusedError as error:
+        refused.append(Finding(f"  key {path}", "warn", error.detail, "give --key one that may"))
+        return {}
 
 
 def by_words(collections: object) -> list[Finding]:

@@ -118,7 +118,7 @@ def knowledge_table(collections: list[dict[str, Any]]) -> None:
             "vectors": vectors,
             "watched": "yes" if found["watched"] else "no",
             "last read": when(found["synced_ms"]),
-            "index": f"{found['index_bytes'] / 1e6:.1f} MB, all collections together",
+            "index": index_size(found["index_bytes"]),
             "fault": found["fault"],
         }
         console.print(found["collection"])
@@ -130,6 +130,13 @@ def knowledge_table(collections: list[dict[str, Any]]) -> None:
         if len(found["problems"]) > PROBLEMS_SHOWN:
             more = len(found["problems"]) - PROBLEMS_SHOWN
             console.print(f"  and {more} more: see --json")
+
+
+def index_size(size_bytes: int | None) -> str | None:
+    """Return how much room the index takes, where the server tells this key."""
+    if size_bytes is None:
+        return None
+    return f"{size_bytes / 1e6:.1f} MB, all collections together"
 
 
 def when(unix_ms: int | None) -> str:

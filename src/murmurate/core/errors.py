@@ -63,7 +63,10 @@ class BackupInvalidError(MurmurateError):
 
 
 class BackupTargetError(MurmurateError):
-    """The backup would replace a file that is none, or stand in the state folder."""
+    """`murmurate backup` would replace a file that is no backup, or write into the state folder.
+
+    Nothing was written: name another file.
+    """
 
     code = "backup.target"
 
@@ -314,7 +317,10 @@ class WorkerUnreachableError(MurmurateError):
 
 
 class IndexUnwritableError(WorkerUnreachableError):
-    """The index of the documents cannot be written (disk full). What it holds is searched."""
+    """The index of the documents cannot be written (disk full); what it holds is searched.
+
+    Make room, then read the documents again.
+    """
 
     code = "worker.index_unwritable"
 
@@ -322,7 +328,8 @@ class IndexUnwritableError(WorkerUnreachableError):
 class DocumentUnreadableError(MurmurateError):
     """A file cannot be read or parsed.
 
-    The others go on; mend or remove it; it is read again when it has changed.
+    The others go on; mend or remove it; it is read again when it has changed, or at the next pass
+    where the reason may pass (too many open files, a time-out).
     """
 
     code = "document.unreadable"

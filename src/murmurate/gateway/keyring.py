@@ -102,10 +102,11 @@ class Keys:
         self._end_holds(key_id)
 
     def drop(self, key_id: str) -> None:
-        """Know nothing of a key that has ended, from now on."""
+        """Know nothing of a key from now on; its requests under way end now."""
         key = self._keys.pop(key_id)
         for sha256 in _secrets(key):
             del self._tickets[sha256]
+        self._end_holds(key_id)
         self._used_ms.pop(key_id, None)
         self._holds.pop(key_id, None)
 

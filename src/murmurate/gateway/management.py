@@ -17,7 +17,15 @@ from murmurate.gateway.validate import decode
 
 QUESTION_CHARS_MAX = 8000
 PASSAGES_MAX = 50
+COLLECTIONS_MAX = 100
+PATHS_MAX = 1000
+PATH_CHARS_MAX = 4096
+"""As long as Linux takes a path (PATH_MAX)."""
 LOOPBACK = ("127.0.0.1", "::1", "")
+
+
+Names = Annotated[list[str], Meta(max_length=COLLECTIONS_MAX)]
+Paths = Annotated[list[Annotated[str, Meta(max_length=PATH_CHARS_MAX)]], Meta(max_length=PATHS_MAX)]
 
 
 class IngestBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -26,15 +34,15 @@ class IngestBody(msgspec.Struct, forbid_unknown_fields=True):
     `paths` names collections by files or folders of theirs, as absolute paths on the server.
     """
 
-    collections: list[str] = []
-    paths: list[str] = []
+    collections: Names = []
+    paths: Paths = []
 
 
 class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /api/search`; no collections means all."""
 
     question: Annotated[str, Meta(min_length=1, max_length=QUESTION_CHARS_MAX)]
-    collections: list[str] = []
+    collections: Names = []
     limit: Annotated[int, Meta(ge=1, le=PASSAGES_MAX)] = 5
 
 
@@ -81,16 +89,17 @@ class Management:
         """Show the state of every collection.
 
         That is: documents, chunks, embedder and its dimensions, last sync, problems by
-        file.
+        file; `index_bytes`, of all tenants together, for operators (else `null`).
         """
         del span
-        state = await self._platform.knowledge(caller.tenant)
+        state = await self._platform.knowledge(caller)
         await exchange.answer_json(200, {"collections": state})
 
     async def search(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """Find passages without a model.
+        """Find passages of the documents, word for word, without a model.
 
-        The body is `{"question", "collections", "limit"}`; no collections means all.
+        The body is `{"question", "collections", "limit"}`; no collections means all, 100 can
+        be named.
         """
         del span
         body = decode(await exchange.body(self._body_bytes_max), SearchBody)
@@ -102,8 +111,8 @@ class Management:
     async def ingest(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """Read the folders again.
 
-        The body is `{"collections", "paths"}`, empty: all; progress comes as JSON lines,
-        the last one says how it ended.
+        The body is `{"collections", "paths"}`, up to 100 and 1,000, empty: all; progress
+        comes as JSON lines, the last one says how it ended.
         """
         del span
         body = decode(await exchange.body(self._body_bytes_max) or b"{}", IngestBody)

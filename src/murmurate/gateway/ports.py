@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from murmurate.core.types import Frozen
+from murmurate.core.types import Caller, Frozen
 
 
 class Readiness(Frozen, frozen=True):
@@ -63,8 +63,11 @@ class Platform(Protocol):
         """Return the messages of a session, or `NotFoundError`."""
         ...
 
-    async def knowledge(self, tenant: str) -> Sequence[Any]:
-        """Return the state of every collection of the tenant."""
+    async def knowledge(self, caller: Caller) -> Sequence[Any]:
+        """Return the state of every collection of the caller's tenant.
+
+        What tells of all tenants together stands in it for operators alone.
+        """
         ...
 
     async def search(

@@ -76,31 +76,21 @@ class Registry:
         self._ids = ids
         self._audit_seen = 0
         self._catching_up = asyncio.Lock()
+        self._damaged: dict[str, LogCorruptError] = {}
+        """What is still to be noted, by the key (or stream)."""
 
     async def open(self) -> list[LogCorruptError]:
         """Read all keys; forget those that ended long ago. Return what is damaged of them.
 
         A damaged key opens nothing, for what can't be read may be its revocation.
-        The end of the audit stream is read first: what is changed meanwhile is read twice then,
-        never missed.
         """
-        async with aclosing(self._log.streams(REGISTRY, AUDIT)) as streams:
-            heads = [info.head async for info in streams if info.stream == AUDIT]
-        async with aclosing(self._log.streams(REGISTRY, stream_of(""))) as streams:
-            names = [info.stream async for info in streams]
-        damaged: list[LogCorruptError] = []
-        for name in names:
-            try:
-                await self._read(name.removeprefix(stream_of("")))
-            except LogCorruptError as error:
-                damaged.append(error)
-        self._audit_seen = heads[0] if heads else 0
+        damaged = await self._read_all()
         now_ms = self._clock.unix_ms()
         for key in self._keys.all():
             ended_ms = key.ended_ms(now_ms)
             if ended_ms is not None and now_ms - ended_ms > ENDED_KEPT_MS:
                 await self._forget(key.record.id)
-        return damaged
+        return list(damaged.values())
 
     def has_operator(self) -> bool:
         """Say whether there is a key that manages all others."""
@@ -115,18 +105,20 @@ class Registry:
         """
         if self.has_operator():
             return
-        now_ms = self._clock.unix_ms()
         secret = kept or self._ids.secret("mur")
         on_secret("", secret)
-        record = KeyRecord(
-            id=self._ids.new("key"),
-            sha256=digest(secret),
-            tenant=OPERATOR_TENANT,
-            scopes=(EVERYTHING,),
-            created_ms=now_ms,
-            label="first key",
-        )
-        await self._append(None, CREATED, record, _audit(CREATED, record, None, at_ms=now_ms))
+        await self._add_operator(secret, label="first key")
+
+    async def replace_lost(self, on_secret: OnSecret) -> None:
+        """Make one more key for whoever owns this machine and has lost the first; that stays good.
+
+        The log has it before `on_secret`: a secret that came too early would be taken for a good
+        one. `TooManyKeysError` when there is no room for it.
+        """
+        await self._make_room(OPERATOR_TENANT)
+        secret = self._ids.secret("mur")
+        await self._add_operator(secret, label="made as the key file was lost")
+        on_secret("", secret)
 
     async def create(self, record: KeyRecord, by: Caller) -> Key:
         """Add a key. `TooManyKeysError` when its tenant, or the server, has no room for it."""
@@ -156,23 +148,24 @@ class Registry:
         return await self._append(key, REVOKED, Revocation(now_ms), audit)
 
     async def catch_up(self) -> None:
-        """Learn what other servers have changed since the last time; one call after the other."""
-        async with self._catching_up:
-            await self._catch_up()
+        """Learn what other servers have changed since the last time; one call after the other.
 
-    async def _catch_up(self) -> None:
-        changed: dict[str, str] = {}
-        seen = self._audit_seen
-        async with aclosing(self._log.read(REGISTRY, AUDIT, after=seen)) as entries:
-            async for entry in entries:
-                seen = entry.seq
-                changed[msgspec.json.decode(entry.body, type=Audit).key] = entry.kind
-        for key_id, last_kind in changed.items():
-            if last_kind != FORGOTTEN:
-                await self._read(key_id)
-            elif self._keys.get(key_id) is not None:
-                self._keys.drop(key_id)
-        self._audit_seen = max(self._audit_seen, seen)
+        A key that is found damaged opens nothing from then on, as after `open`; `follow` notes it.
+        """
+        async with self._catching_up:
+            try:
+                changed, seen = await self._changed()
+            except LogCorruptError as error:  # the keys themselves still say how they are
+                self._damaged[AUDIT] = error
+                self._damaged |= await self._read_all()
+                return
+            for key_id, last_kind in changed.items():
+                if last_kind != FORGOTTEN:
+                    if (error := await self._read_or_drop(key_id)) is not None:
+                        self._damaged[key_id] = error
+                elif self._keys.get(key_id) is not None:
+                    self._keys.drop(key_id)
+            self._audit_seen = max(self._audit_seen, seen)
 
     async def follow(self, events: EventLog) -> None:
         """Catch up for ever; an outage of the log is noted once and outlasted."""
@@ -186,6 +179,56 @@ class Registry:
                 if not failed:
                     events.event("keys.unread", code=error.code, detail=error.detail)
                 failed = True
+            while self._damaged:
+                name, damage = self._damaged.popitem()
+                events.event("keys.damaged", key=name, code=damage.code, detail=damage.detail)
+
+    async def _changed(self) -> tuple[dict[str, str], int]:
+        """Return the keys that the audit stream names since the last time, and its end.
+
+        `LogCorruptError`: an entry of it can't be read.
+        """
+        changed: dict[str, str] = {}
+        seen = self._audit_seen
+        async with aclosing(self._log.read(REGISTRY, AUDIT, after=seen)) as entries:
+            async for entry in entries:
+                seen = entry.seq
+                try:
+                    changed[msgspec.json.decode(entry.body, type=Audit).key] = entry.kind
+                except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+                    raise LogCorruptError(f"entry {seen} of {AUDIT} can't be read") from cause
+        return changed, seen
+
+    async def _read_all(self) -> dict[str, LogCorruptError]:
+        """Read every key, and forget those that are not in the log any more; return the damage.
+
+        The end of the audit stream is read first: what is changed meanwhile is read twice then,
+        never missed.
+        """
+        known = [key.record.id for key in self._keys.all()]
+        async with aclosing(self._log.streams(REGISTRY, AUDIT)) as streams:
+            heads = [info.head async for info in streams if info.stream == AUDIT]
+        async with aclosing(self._log.streams(REGISTRY, stream_of(""))) as streams:
+            ids = [info.stream.removeprefix(stream_of("")) async for info in streams]
+        damaged: dict[str, LogCorruptError] = {}
+        for key_id in ids:
+            if (error := await self._read_or_drop(key_id)) is not None:
+                damaged[key_id] = error
+        for key_id in set(known).difference(ids):
+            if self._keys.get(key_id) is not None:
+                self._keys.drop(key_id)
+        self._audit_seen = max(self._audit_seen, *heads, 0)
+        return damaged
+
+    async def _read_or_drop(self, key_id: str) -> LogCorruptError | None:
+        """Read a key; where that fails for damage, know it no more and return the damage."""
+        try:
+            await self._read(key_id)
+        except LogCorruptError as error:
+            if self._keys.get(key_id) is not None:
+                self._keys.drop(key_id)
+            return error
+        return None
 
     async def _read(self, key_id: str) -> None:
         """Fold what is new in a key's stream, if there is any.
@@ -200,6 +243,18 @@ class Registry:
         forgotten = before is not None and self._keys.get(key_id) is None
         if key is not None and not forgotten:
             self._keys.put(key)
+
+    async def _add_operator(self, secret: str, *, label: str) -> None:
+        now_ms = self._clock.unix_ms()
+        record = KeyRecord(
+            id=self._ids.new("key"),
+            sha256=digest(secret),
+            tenant=OPERATOR_TENANT,
+            scopes=(EVERYTHING,),
+            created_ms=now_ms,
+            label=label,
+        )
+        await self._append(None, CREATED, record, _audit(CREATED, record, None, at_ms=now_ms))
 
     async def _make_room(self, tenant: str) -> None:
         """Forget the tenant's key that ended first, if one more would be too many."""

@@ -24,7 +24,8 @@ class CollectionStatus(Frozen, frozen=True):
 
     `synced_ms` is when the last sync that went through ended (Unix time), None before the first.
     `embedder` and `dimensions` are None while it loads, or where there is none. `index_bytes` is
-    the size of the whole index on disk, which all collections share.
+    the size of the whole index on disk, which all collections of all tenants share; None for who
+    may not know that.
     """
 
     collection: str
@@ -39,7 +40,7 @@ class CollectionStatus(Frozen, frozen=True):
     synced_ms: int | None = None
     embedder: str | None = None
     dimensions: int | None = None
-    index_bytes: int = 0
+    index_bytes: int | None = 0
 
 
 class Source(Frozen, frozen=True):
@@ -102,8 +103,12 @@ class Collections:
         return " ".join(parts)
 
     async def status(self, tenant: str) -> list[CollectionStatus]:
-        """Return the state of every configured collection."""
-        return [await self._status(tenant, name) for name in self._sources]
+        """Return the state of every collection of the tenant."""
+        return [
+            await self._status(tenant, name)
+            for name, source in self._sources.items()
+            if tenant in source.tenants
+        ]
 
     async def sync(self, tenant: str, collection: str) -> AsyncGenerator[Progress]:
         """Read what changed in the folder, and bring log and index up to it.

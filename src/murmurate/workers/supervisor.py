@@ -235,8 +235,8 @@ class Supervisor:
             ready = Ready(url, key_file.read_text(encoding="ascii").strip(), os.getpid())
         except (OSError, UnicodeDecodeError) as cause:
             raise ConfigError(
-                f"the key file {key_file} is gone or can't be read: restore it, "
-                "or start with a new --state FOLDER"
+                f"the key file {key_file} can't be read: restore it, or move it "
+                "away, and the next start makes a new one"
             ) from cause
         for path in self._ready_files():
             try:
