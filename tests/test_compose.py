@@ -28,10 +28,20 @@ from murmurate.core.types import Caller, Sampling
 from murmurate.fleet.ends import Trouble
 from murmurate.gateway.keys import REGISTRY, KeyRecord, digest, entry_of
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
-from murmurate.knowledge.service import CollectionStatus
+from murmurate.knowledge.service import Collections, CollectionStatus, Source
 from murmurate.observe.metrics import Metrics
 from murmurate.observe.spans import Recorder
-from tests.fakes import FakeClock, FakeSandbox, RecordingLog, Saying, ask, seeded_ids, until
+from tests.fakes import (
+    FakeClock,
+    FakeSandbox,
+    RecordingLog,
+    RecordingTracer,
+    Saying,
+    ask,
+    seeded_ids,
+    until,
+)
+from tests.knowledge.test_service import FakeLibrary
 
 OTHERS = "documents of other tenants"
 CONFIG = parse(
@@ -454,6 +464,36 @@ def test_a_folder_is_read_then_watched_and_removed_collections_are_told() -> Non
         assert events.named("ingest.failed")[-1]["detail"] == "fault: ZeroDivisionError"
 
     asyncio.run(story())
+
+
+def test_a_tenant_that_stands_in_no_list_any_more_loses_its_documents(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        library = FakeLibrary({"a.md": "cats"})
+        opened = await opened_keys(log, clock, tmp_path / "key")
+        await log.append([entry_of(KeyRecord("1", digest("mur_1"), "acme", ("*",), 0))])
+        opened = await opened_keys(log, clock, tmp_path / "key", seed=2)
+        sources = {"ours": Source("/ours", tenants=("acme",))}
+        before = Collections(
+            library, log=log, clock=clock, tracer=RecordingTracer(), sources=sources
+        )
+        async with aclosing(before.sync("acme", "ours")) as steps:
+            assert [step async for step in steps]
+        assert await documents_of(log, "acme")
+        config = msgspec.structs.replace(CONFIG, knowledge={}, agents={})
+        outside = replace(platform()[0]._outside, log=log, library=library)
+        following = compose.service(config, outside, opened).platform
+        await following.follow()
+        assert await documents_of(log, "acme") == []
+        assert library.index == {}
+
+    asyncio.run(story())
+
+
+async def documents_of(log: MemoryLog, tenant: str) -> list[str]:
+    async with aclosing(log.streams(tenant, "doc/")) as streams:
+        return [info.stream async for info in streams]
 
 
 def test_a_search_without_names_is_in_all_collections_of_the_tenant() -> None:

@@ -159,7 +159,13 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         sources=sources,
     )
     sessions = chain(config, outside, collections, metrics)
-    platform = Platform(config, outside, sessions, collections)
+    platform = Platform(
+        config,
+        outside,
+        sessions,
+        collections,
+        tenants=lambda: {key.record.tenant for key in opened.keys.all()},
+    )
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
@@ -307,9 +313,17 @@ class Platform:
     """Answers questions about the service itself (the gateway's `Platform` port)."""
 
     def __init__(
-        self, config: Config, outside: Outside, sessions: Sessions, collections: Collections
+        self,
+        config: Config,
+        outside: Outside,
+        sessions: Sessions,
+        collections: Collections,
+        *,
+        tenants: Callable[[], Collection[str]] = tuple,
     ) -> None:
+        """`tenants` says who has keys: they may have documents that are configured no more."""
         self._config = config
+        self._tenants = tenants
         self._outside = outside
         self._sessions = sessions
         self._collections = collections
@@ -448,7 +462,7 @@ class Platform:
     async def follow(self) -> None:
         """Read every collection, then again whenever its folder changes, until cancelled."""
         tenants = {tenant for it in self._config.knowledge.values() for tenant in it.tenants}
-        for tenant in sorted({OPERATOR_TENANT, *tenants}):
+        for tenant in sorted({OPERATOR_TENANT, *tenants, *self._tenants()}):
             try:
                 for name in await self._collections.forget_removed(tenant):
                     self._outside.events.event("ingest.removed", collection=name)

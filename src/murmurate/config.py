@@ -265,8 +265,9 @@ class KnowledgeConfig(Section, frozen=True):
     file_bytes_max: Annotated[int, Meta(ge=1, le=200_000_000)] = 20 * 1024 * 1024
     """The largest file; larger ones are reported."""
     tenants: Annotated[tuple[str, ...], Meta(min_length=1)] = ("default",)
-    """Who may see it; each tenant gets a copy of its own. An agent is served to a tenant only if
-    all its collections are."""
+    """Who may see it; each tenant gets a copy of its own, which goes at the next start after it
+    left the list (if it still has a key). An agent is served to a tenant only if all its
+    collections are."""
 
 
 class RouterConfig(Section, frozen=True):
