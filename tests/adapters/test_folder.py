@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -49,6 +51,40 @@ def test_links_that_lead_out_are_reported_and_never_read(tmp_path: Path) -> None
     for path in ("out.md", "../secret.md", "up/secret.md", str(tmp_path / "secret.md")):
         with pytest.raises(DocumentUnreadableError, match="leads out of the folder"):
             content(str(folder), path, bytes_max=BYTES_MAX)
+
+
+SWAPPER = """
+import os, sys
+from murmurate.adapters.folder import content
+root, outside, wait = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def swap(event, _):
+    global wait
+    if event == "open" and wait >= 0:
+        wait -= 1
+        if wait < 0:
+            os.rename(f"{root}/sub", f"{root}/before")
+            os.symlink(outside, f"{root}/sub")
+
+sys.addaudithook(swap)
+sys.stdout.write(content(root, "sub/a.md", bytes_max=100).bytes.decode())
+"""
+"""Puts a link in a folder's place just before one of the steps of opening a file in it."""
+
+
+@pytest.mark.parametrize(("step", "read"), [(0, ""), (1, ""), (2, "inside")])
+def test_a_folder_that_becomes_a_link_leads_nobody_out(
+    tmp_path: Path, step: int, read: str
+) -> None:
+    root, outside = tmp_path / "docs", tmp_path / "outside"
+    for folder, text in ((root / "sub", "inside"), (outside, "secret")):
+        folder.mkdir(parents=True)
+        (folder / "a.md").write_text(text)
+    command = [sys.executable, "-c", SWAPPER, str(root), str(outside), str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (root / "sub").is_symlink()
+    assert done.stdout == read
+    assert ("DocumentUnreadableError" in done.stderr) is not bool(read)
 
 
 def test_a_pipe_in_a_files_place_does_not_hold_the_reader(tmp_path: Path) -> None:

@@ -96,6 +96,38 @@ def test_the_key_is_in_it_only_when_it_is_asked_for(tmp_path: Path) -> None:
     assert not (state / "key").exists()
 
 
+def test_a_key_that_is_rotated_during_the_copy_is_in_it_with_a_later_copy(tmp_path: Path) -> None:
+    state = tmp_path / "old"
+    write(state, "one")
+    (state / "key").write_text("mur_old\n")
+    copies: list[int] = []
+
+    def rotate_once(done: int, total: int) -> None:
+        copies.append(done)
+        (state / "key").write_text("mur_new\n")
+
+    with_key = msgspec.structs.replace(OPTIONS, with_key=True)
+    back_up(state, tmp_path / "b.tar", with_key, told=rotate_once)
+    assert len(copies) == 2  # a log so small is copied in one step
+    restore(tmp_path / "b.tar", tmp_path / "new", replace=False, told=quiet)
+    assert (tmp_path / "new" / "key").read_text() == "mur_new\n"
+
+
+def test_a_key_that_never_rests_is_in_no_backup(tmp_path: Path) -> None:
+    state = tmp_path / "old"
+    write(state, "one")
+    (state / "key").write_text("mur_0\n")
+
+    def rotate(done: int, total: int) -> None:
+        number = int((state / "key").read_text()[4:])
+        (state / "key").write_text(f"mur_{number + 1}\n")
+
+    with_key = msgspec.structs.replace(OPTIONS, with_key=True)
+    with pytest.raises(LogUnavailableError, match="during each of 3 copies"):
+        back_up(state, tmp_path / "b.tar", with_key, told=rotate)
+    assert names(tmp_path) == ["old"]
+
+
 def test_a_backup_sees_one_moment_while_others_write(tmp_path: Path) -> None:
     async def story() -> None:
         (tmp_path / "old").mkdir()

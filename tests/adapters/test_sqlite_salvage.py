@@ -20,9 +20,11 @@ from murmurate.adapters.sqlite.copies import _name_again
 from murmurate.adapters.sqlite.damage import Damage, Reason
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.mend import DAMAGED_FILES_KEPT, ask_for_mending
+from murmurate.adapters.sqlite.salvage import CERTAIN
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogCorruptError, LogUnavailableError, MurmurateError
 from murmurate.core.ports import SNAPSHOT, Entry
+from murmurate.gateway.keys import REGISTRY, stream_of
 from murmurate.testing import all_of, bodies_of, entry, names_of, refused
 
 T = "default"
@@ -466,3 +468,40 @@ def test_a_damaged_count_refuses_appends_to_its_stream_until_the_next_start(tmp_
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+def test_a_key_whose_count_is_lost_is_not_read_for_its_revocation_may_be_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "truth.db"
+
+    async def first() -> None:
+        log = SqliteLog(path, clock=Hurried())
+        for stream in ("key/revoked", "key/whole", "audit"):
+            await log.append([Entry("system", stream, kind, b"") for kind in ("made", "revoked")])
+        await log.append([Entry(T, "key/of-a-tenant", "note", b"")])
+        lost = "tenant = 'system' AND stream IN ('key/revoked', 'audit') OR tenant = 'default'"
+        await log._writer.do(lambda db: db.execute(f"UPDATE head SET crc = 0 WHERE {lost}"))
+        await log._writer.do(
+            lambda db: db.execute("DELETE FROM entry WHERE stream = 'key/revoked' AND seq = 2")
+        )
+        await log.close()
+        ask_for_mending(path)
+
+    async def later() -> None:
+        log = SqliteLog(path, clock=Hurried())
+        with pytest.raises(LogCorruptError, match="entry 2 of stream key/revoked of system is los"):
+            await all_of(log.read("system", "key/revoked"))
+        for tenant, stream in (("system", "key/whole"), ("system", "audit")):
+            assert len(await all_of(log.read(tenant, stream))) == 2
+        assert len(await all_of(log.read(T, "key/of-a-tenant"))) == 1
+        await log.close()
+
+    asyncio.run(first())
+    for _ in range(2):
+        asyncio.run(later())
+        ask_for_mending(path)
+
+
+def test_the_streams_that_must_be_whole_are_those_of_the_keys() -> None:
+    assert (REGISTRY, stream_of("")) == CERTAIN

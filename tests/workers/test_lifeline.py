@@ -2,12 +2,18 @@
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from murmurate.config import Config
+from murmurate.workers.boot import ServerBoot
 from murmurate.workers.lifeline import EXIT_ORPHANED
 
 pytestmark = pytest.mark.e2e
@@ -95,3 +101,45 @@ def test_a_heartbeat_goes_on_when_nobody_hears_it() -> None:
         assert worker.wait(timeout=30) == 0  # its pipe is full long before, and it does not wait
         assert json.loads(worker.stdout.readline())["ready"]
         assert worker.stdout.read().strip(b"\n") == b""
+
+
+def test_the_beats_of_a_start_end_with_it() -> None:
+    code = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+from murmurate.workers.lifeline import beating_meanwhile, say_ready
+with beating_meanwhile():
+    signal.sigwait({signal.SIGUSR1})
+say_ready()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        assert [worker.stdout.readline() for _ in range(2)] == [b"\n", b"\n"]
+        worker.send_signal(signal.SIGUSR1)
+        assert worker.stdout.read().lstrip(b"\n") == b'{"ready":true}\n'
+
+
+def test_a_server_beats_while_its_start_takes_long(tmp_path: Path) -> None:
+    """A key file that nobody writes keeps the start, as the salvage of a large log does."""
+    os.mkfifo(tmp_path / "key")
+    never = os.open(tmp_path / "key", os.O_RDWR)  # the other end of a pipe that stays empty
+    config = Config()
+    engines = dict.fromkeys(config.models, "engine")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        at = listening.fileno()
+        message = ServerBoot(config, str(tmp_path), at, engines, engines, "library", "sandbox")
+        command = [sys.executable, "-m", "murmurate.workers.server"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[at]
+        ) as worker:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            worker.stdin.write(msgspec.json.encode(message) + b"\n")
+            worker.stdin.flush()
+            try:
+                for _ in range(3):
+                    assert select.select([worker.stdout], [], [], 20)[0], "it says nothing"
+                    assert os.read(worker.stdout.fileno(), 1) == b"\n"
+            finally:
+                worker.kill()
+    os.close(never)

@@ -103,8 +103,7 @@ def content(folder: str, path: str, *, bytes_max: int) -> Content:
     if not real.is_relative_to(real_root):
         raise DocumentUnreadableError("leads out of the folder")
     try:
-        # Not blocking, so that a pipe put in a file's place can't hold us.
-        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _opened(real_root, real.relative_to(real_root))
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
@@ -129,6 +128,21 @@ def whole(file: BinaryIO, before: os.stat_result, *, bytes_max: int) -> Content:
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, len(found)):
         raise DocumentUnreadableError("it changed while it was read: the next pass reads it again")
     return Content(found, len(found), before.st_mtime_ns)
+
+
+def _opened(root: Path, path: Path) -> int:
+    """Open a file step by step, following no link: what was resolved may be another by now."""
+    as_folder = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder = os.open(root, as_folder)
+    try:
+        for name in path.parts[:-1]:
+            above, folder = folder, os.open(name, as_folder, dir_fd=folder)
+            os.close(above)
+        # Not blocking, so that a pipe put in a file's place can't hold us.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path.name or ".", flags, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _root(folder: str) -> Path:

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import msgspec
@@ -62,6 +63,29 @@ async def beating() -> None:
     while True:
         beat()
         await asyncio.sleep(BEAT_S)
+
+
+@contextmanager
+def beating_meanwhile() -> Generator[None]:
+    """Beat from a thread: for a start that keeps the loop, and has no bound but the work's end.
+
+    Such a start is ended when the process is stopped, and not when it is stuck: from outside it
+    looks like one that mends a large log.
+    """
+    is_done = threading.Event()
+
+    def beats() -> None:
+        beat()
+        while not is_done.wait(BEAT_S):
+            beat()
+
+    thread = threading.Thread(target=beats, name="start", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()  # it waits for nobody: the pipe takes a beat at once or loses it
 
 
 def _watch() -> None:

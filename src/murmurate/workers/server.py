@@ -28,7 +28,7 @@ from murmurate.core.errors import (
     MurmurateError,
 )
 from murmurate.workers.boot import ServerBoot
-from murmurate.workers.lifeline import EXIT_CONFIG, beating, boot, say_ready
+from murmurate.workers.lifeline import EXIT_CONFIG, beating, beating_meanwhile, boot, say_ready
 
 READY_POLL_S = 0.05
 EXIT_FAILED = 1
@@ -48,7 +48,9 @@ class Server(uvicorn.Server):
 async def main(message: ServerBoot) -> None:
     """Serve until SIGTERM, then finish what is under way and close everything in order."""
     try:
-        service = await composed(message)
+        # A large log is upgraded or salvaged here: a start that is ended for it never gets further.
+        with beating_meanwhile():
+            service = await composed(message)
     except MurmurateError as error:
         end(error.detail, EXIT_CONFIG if isinstance(error, LASTING) else EXIT_FAILED)
     except OSError as cause:  # such as a full disk, or a file of somebody else's in the folder

@@ -43,7 +43,14 @@ KEY = "key"
 OLD = "before-restore"
 VERSION = 1
 MANIFEST_BYTES_MAX = 64 * 1024
+KEY_BYTES_MAX = 4096
+COPIES_MAX = 3
+"""A key that is rotated while the log is copied may not open the copy: then another is made."""
 _CHUNK_BYTES = 1024 * 1024
+
+
+_Content = tuple[str, Path | bytes]
+"""A file's name in the backup, and where or what it is."""
 
 
 class Part(Frozen, frozen=True):
@@ -83,7 +90,7 @@ def back_up(state: Path, target: Path, options: Options, *, told: Told) -> Manif
 
     Raises:
         BackupTargetError: The target is something else than a backup, or in the state folder.
-        LogUnavailableError: There is no log, no key, or no room.
+        LogUnavailableError: There is no log, no key, no room, or the key changes all the time.
         LogCorruptError: A page of the log cannot be read.
     """
     log = state / LOG
@@ -94,10 +101,11 @@ def back_up(state: Path, target: Path, options: Options, *, told: Told) -> Manif
     copied = target.with_name(f"{target.name}.{LOG}")
     fresh = target.with_name(f"{target.name}.new")
     try:
-        copy(log, copied, told=told)
-        parts = [(LOG, copied)]
+        parts: list[_Content] = [(LOG, copied)]
         if options.with_key:
-            parts.append((KEY, state / KEY))
+            parts.append((KEY, _copy_with_key(state, copied, told=told)))
+        else:
+            copy(log, copied, told=told)
         manifest = _manifest(copied, parts, options)
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -113,6 +121,28 @@ def back_up(state: Path, target: Path, options: Options, *, told: Told) -> Manif
         for leftover in (copied, fresh):
             leftover.unlink(missing_ok=True)
     return manifest
+
+
+def _copy_with_key(state: Path, copied: Path, *, told: Told) -> bytes:
+    """Copy the log, and return the key that was its key all the while."""
+    key = _key_of(state)
+    for _ in range(COPIES_MAX):
+        copy(state / LOG, copied, told=told)
+        before, key = key, _key_of(state)
+        if key == before:
+            return key
+    raise LogUnavailableError(
+        f"{state / KEY} was changed during each of {COPIES_MAX} copies; no backup was made: try"
+        " again later"
+    )
+
+
+def _key_of(state: Path) -> bytes:
+    with (state / KEY).open("rb") as file:
+        key = file.read(KEY_BYTES_MAX + 1)
+    if len(key) > KEY_BYTES_MAX:
+        raise LogUnavailableError(f"{state / KEY} is over {KEY_BYTES_MAX} bytes, and no key")
+    return key
 
 
 def restore(source: Path, state: Path, *, replace: bool, told: Told) -> Manifest:
@@ -274,7 +304,7 @@ def _small(archive: tarfile.TarFile, name: str, bytes_max: int) -> bytes:
     return content
 
 
-def _manifest(copied: Path, parts: list[tuple[str, Path]], options: Options) -> Manifest:
+def _manifest(copied: Path, parts: list[_Content], options: Options) -> Manifest:
     found = survey(copied)
     return Manifest(
         murmurate_backup=VERSION,
@@ -285,20 +315,20 @@ def _manifest(copied: Path, parts: list[tuple[str, Path]], options: Options) -> 
         streams=found.streams,
         damaged=len(found.damage) + (found.fault is not None),
         config_sha256=options.config_sha256,
-        files=tuple(Part(name, path.stat().st_size, _sha256(path)) for name, path in parts),
+        files=tuple(_part(name, content) for name, content in parts),
     )
 
 
-def _write(file: IO[bytes], manifest: Manifest, parts: list[tuple[str, Path]]) -> None:
-    content = msgspec.json.format(msgspec.json.encode(manifest))
-    digest = _digest_line(content)
+def _write(file: IO[bytes], manifest: Manifest, parts: list[_Content]) -> None:
+    listed = msgspec.json.format(msgspec.json.encode(manifest))
+    digest = _digest_line(listed)
     made_s = manifest.made_unix_ms // 1000
     with tarfile.open(fileobj=file, mode="w:", format=tarfile.PAX_FORMAT) as archive:
-        for name, text in (("manifest.json", content), ("manifest.sha256", digest)):
+        for name, text in (("manifest.json", listed), ("manifest.sha256", digest)):
             archive.addfile(_header(name, len(text), made_s), io.BytesIO(text))
-        for name, path in parts:
-            with path.open("rb") as source:
-                archive.addfile(_header(name, path.stat().st_size, made_s), source)
+        for part, (name, content) in zip(manifest.files, parts, strict=True):
+            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as it:
+                archive.addfile(_header(name, part.size_bytes, made_s), it)
 
 
 def _digest_line(content: bytes) -> bytes:
@@ -311,9 +341,12 @@ def _header(name: str, size_bytes: int, made_s: int) -> tarfile.TarInfo:
     return header
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _part(name: str, content: Path | bytes) -> Part:
+    if isinstance(content, bytes):
+        return Part(name, len(content), hashlib.sha256(content).hexdigest())
+    with content.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Part(name, content.stat().st_size, digest)
 
 
 @contextmanager

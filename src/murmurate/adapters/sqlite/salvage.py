@@ -26,6 +26,10 @@ from murmurate.core.types import Frozen
 POSITIONS_LEFT_OUT = 1_000_000
 """A lost position must not be given out again; more than these are not lost at once."""
 
+CERTAIN = ("system", "key/")
+"""The tenant and the prefix of streams that are believed whole or not at all: what is lost without
+a trace may be the revocation of a key."""
+
 _ENTRY = "INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SNAPSHOT = """INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET seq = excluded.seq, position = excluded.position,
@@ -149,6 +153,9 @@ def _settle(db: sqlite3.Connection) -> Generator[Damage]:
     for tenant, stream, seq, first, snapshot in rows_of(db, _STREAMS, ()):
         key = (tenant, stream)
         head = Head(seq, first, snapshot) if seq is not None else _recounted(db, key)
+        found = head.seq
+        if seq is None and tenant == CERTAIN[0] and stream.startswith(CERTAIN[1]):
+            head = Head(found + 1, head.first, head.snapshot)  # so that its reader meets a gap
         db.execute(
             "DELETE FROM entry WHERE tenant = ? AND stream = ? AND seq < ?", (*key, head.first)
         )
@@ -165,7 +172,7 @@ def _settle(db: sqlite3.Connection) -> Generator[Damage]:
         put_head(db, key, head)
         yield from _gaps(db, key, head)
         if seq is None:
-            yield Damage(tenant, stream, head.first, head.seq, Reason.RECOUNTED)
+            yield Damage(tenant, stream, head.first, found, Reason.RECOUNTED)
 
 
 def _recounted(db: sqlite3.Connection, key: tuple[str, str]) -> Head:
