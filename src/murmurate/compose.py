@@ -159,13 +159,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         sources=sources,
     )
     sessions = chain(config, outside, collections, metrics)
-    platform = Platform(
-        config,
-        outside,
-        sessions,
-        collections,
-        tenants=lambda: {key.record.tenant for key in opened.keys.all()},
-    )
+    platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
@@ -522,6 +516,10 @@ class OpenedKeys:
     keys: Keys
     registry: Registry
     on_secret: OnSecret
+
+    def tenants(self) -> set[str]:
+        """Return who has keys."""
+        return {key.record.tenant for key in self.keys.all()}
 
 
 async def open_keys(
