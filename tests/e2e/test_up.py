@@ -266,12 +266,16 @@ def test_a_killed_supervisors_ready_files_are_gone_before_the_next_is_ready(
 
 
 def test_a_lost_terminal_ends_the_service_like_sigterm(tmp_path: Path) -> None:
-    with running(tmp_path / "state", *scripted(tmp_path)) as service:
-        pids = children_of(service.pid)
-        os.kill(service.pid, signal.SIGHUP)
-        assert service.process.wait(30) == 0
-        assert not any(is_alive(pid) for pid in pids)
-        assert not (tmp_path / "state" / "ready.json").exists()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        with running(tmp_path / "state", *scripted(tmp_path)) as service:
+            pids = children_of(service.pid)
+            os.kill(service.pid, signal.SIGHUP)
+            assert service.process.wait(30) == 0
+            assert not any(is_alive(pid) for pid in pids)
+            assert not (tmp_path / "state" / "ready.json").exists()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_under_nohup_a_lost_terminal_changes_nothing(tmp_path: Path) -> None:
