@@ -9,6 +9,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import Protocol
 from xml.parsers.expat import ExpatError, ParserCreate
 
 from murmurate.core.errors import DocumentUnreadableError
@@ -79,20 +80,17 @@ def _refuse(*_: object) -> None:
     raise DocumentUnreadableError("it declares a document type, as no Word document does")
 
 
-class _Reader:
+class _Reader(Protocol):
     """What is called for each part of the XML."""
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        raise NotImplementedError
+    def start(self, name: str, attributes: dict[str, str]) -> None: ...
 
-    def end(self, name: str) -> None:
-        raise NotImplementedError
+    def end(self, name: str) -> None: ...
 
-    def characters(self, text: str) -> None:
-        raise NotImplementedError
+    def characters(self, text: str) -> None: ...
 
 
-class _Core(_Reader):
+class _Core:
     """Finds the title among the properties."""
 
     def __init__(self) -> None:
@@ -112,7 +110,7 @@ class _Core(_Reader):
             self.title += text
 
 
-class _Body(_Reader):
+class _Body:
     """Gathers paragraphs, and the cells of a table's row on one line."""
 
     def __init__(self) -> None:

@@ -179,8 +179,8 @@ def _size_bytes(path: Path) -> int:
         return 0
 
 
-def private(about: str, path: Path) -> list[Finding]:
-    """Tell when others than the owner may open a file or folder."""
+def private(about: str, path: Path, *, user: int | None = None) -> list[Finding]:
+    """Tell when others than the user (by number; who asks) own a file or folder or may open it."""
     try:
         found = path.stat()
     except OSError:
@@ -189,7 +189,7 @@ def private(about: str, path: Path) -> list[Finding]:
         mode = "700" if path.is_dir() else "600"
         detail = f"{path.absolute()} is open to others ({found.st_mode & 0o777:o})"
         return [Finding(about, "warn", detail, f"chmod {mode} {path.absolute()}")]
-    if found.st_uid != os.geteuid():
+    if found.st_uid != (os.geteuid() if user is None else user):
         detail = f"{path.absolute()} belongs to somebody else"
         return [Finding(about, "warn", detail, "start murmurate as that user, or chown it")]
     return []
