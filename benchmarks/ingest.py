@@ -24,23 +24,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import report
+from untraced import Untraced
 
 from murmurate.adapters.chunks import embedded_texts
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.minilm import MiniLM
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.clock import SystemClock
-from murmurate.core.ports import Span
-from murmurate.core.types import TraceRef
 from murmurate.knowledge.chunk import chunk
 from murmurate.knowledge.service import Collections, Source
 from murmurate.workers.boot import LibraryBoot
@@ -71,20 +69,6 @@ class Turn:
     alone_s: float
     alone_cpu_s: float
     rss_mb: float
-
-
-class _Span:
-    ref = TraceRef("benchmark")
-
-    def note(self, **attributes: str | int | float | bool) -> None:
-        pass
-
-
-class _Tracer:
-    @contextmanager
-    def span(self, parent: TraceRef, name: str, **attributes: Any) -> Iterator[Span]:
-        del parent, name, attributes
-        yield _Span()
 
 
 class Writer:
@@ -195,7 +179,7 @@ async def turns(scale: Scale, scratch: Path) -> tuple[list[Turn], float]:
             client,
             log=log,
             clock=clock,
-            tracer=_Tracer(),
+            tracer=Untraced(),
             sources={name: Source(str(scratch / name)) for name in names},
         )
         for name in names:

@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ import report
 import streams
 from msgspec.structs import replace
 from service import running
+from untraced import Untraced
 
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import MissingPartError
-from murmurate.core.ports import Span
-from murmurate.core.types import Passage, TraceRef
+from murmurate.core.types import Passage
 from murmurate.knowledge.ports import Found
 from murmurate.knowledge.quote import CONFIDENCE_MIN, features_of, quote
 from murmurate.knowledge.rank import CANDIDATES, bm25_share, ranked
@@ -83,20 +83,6 @@ class Outcome:
     right: bool
     """What was quoted is the right place."""
     ms: float
-
-
-class _Span:
-    ref = TraceRef("benchmark")
-
-    def note(self, **attributes: str | int | float | bool) -> None:
-        pass
-
-
-class _Tracer:
-    @contextmanager
-    def span(self, parent: TraceRef, name: str, **attributes: Any) -> Iterator[Span]:
-        del parent, name, attributes
-        yield _Span()
 
 
 def corpus() -> Path:
@@ -196,7 +182,7 @@ async def search_under_ingest(client: LibraryClient, folder: Path) -> list[float
         client,
         log=MemoryLog(clock=SystemClock()),
         clock=SystemClock(),
-        tracer=_Tracer(),
+        tracer=Untraced(),
         sources={COLLECTION: Source(str(folder))},
     )
     times: list[float] = []
@@ -309,7 +295,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 client,
                 log=log,
                 clock=SystemClock(),
-                tracer=_Tracer(),
+                tracer=Untraced(),
                 sources={COLLECTION: Source(str(folder))},
             )
             seconds = await ingest(collections)
