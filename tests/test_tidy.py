@@ -15,8 +15,11 @@ FUNCTION_LINES_MAX = 50
 
 COVERED_ELSEWHERE = {
     # The contract suites are themselves tests.
-    "testing.py": "tests/ports",
+    "testing/log.py": "tests/ports",
+    "testing/stories.py": "tests/ports",
+    "testing/work.py": "tests/ports",
     "adapters/memory.py": "tests/ports/test_log.py",
+    "adapters/memory_work.py": "tests/ports/test_log.py",
     # The parts of the log in SQLite, tested through it.
     "adapters/sqlite/copies.py": "tests/adapters/test_sqlite_migrations.py, test_sqlite_salvage.py",
     "adapters/sqlite/damage.py": "tests/adapters/test_sqlite_salvage.py",
@@ -26,6 +29,7 @@ COVERED_ELSEWHERE = {
     "adapters/sqlite/queries.py": "tests/adapters/test_sqlite_log.py",
     "adapters/sqlite/readers.py": "tests/adapters/test_sqlite_log.py",
     "adapters/sqlite/survey.py": "tests/cli/test_log_check.py",
+    "adapters/sqlite/works.py": "tests/ports/test_log.py",
     "adapters/sqlite/writer.py": "tests/adapters/test_sqlite_log.py",
     # Run by the embedder that needs a graph; a sync is what the collections do.
     "adapters/minilm_graph.py": "tests/adapters/test_minilm.py",

@@ -23,7 +23,7 @@ from murmurate.core.errors import (
     StateInUseError,
     StateNotEmptyError,
 )
-from murmurate.testing import all_of, bodies_of, entry
+from murmurate.testing.stories import all_of, bodies_of, entry
 
 T, S = "default", "session/1"
 OPTIONS = Options(made_unix_ms=1_780_000_000_000, config_sha256="c0ffee")
@@ -78,7 +78,7 @@ def test_a_backup_restores_what_was_there_and_says_what_it_is(made: Path, tmp_pa
     state = tmp_path / "new"
     manifest = restore(made, state, replace=False, told=quiet)
     assert (manifest.entries, manifest.streams, manifest.damaged) == (2, 1, 0)
-    assert (manifest.log_format, manifest.config_sha256) == (2, "c0ffee")
+    assert (manifest.log_format, manifest.config_sha256) == (3, "c0ffee")
     assert names(state) == ["key", "lock", "truth.db"]
     assert (state / "key").read_text() == "mur_secret\n"
     assert read(state) == ["one", "two" * 5000]

@@ -18,7 +18,7 @@ from murmurate.adapters.sqlite.queries import page as page_of
 from murmurate.adapters.sqlite.writer import WAITING_BYTES_MAX
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogConflictError, LogCorruptError, LogUnavailableError
-from murmurate.testing import all_of, bodies_of, entry, refused, seqs_of
+from murmurate.testing.stories import all_of, bodies_of, entry, refused, seqs_of
 
 T = "default"
 S = "session/1"

@@ -17,7 +17,7 @@ from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogNewerError, LogUnavailableError
 from murmurate.core.ports import SNAPSHOT, Stored
-from murmurate.testing import all_of, bodies_of, entry, names_of, seqs_of
+from murmurate.testing.stories import all_of, bodies_of, entry, names_of, seqs_of
 from tests.fixtures.log import make
 
 FIXTURES = sorted(make.FOLDER.glob("v*.db"))
@@ -45,18 +45,22 @@ def keep(version):
     if point == "after the copy":
         die()
 
+first, *others = SCHEMA.migrations
+
 def migrate(db):
-    [step] = SCHEMA.migrations
     if point == "in the migration":
         db.execute("CREATE TABLE half (a)")
         db.execute("PRAGMA cache_size=1")
         db.execute("PRAGMA cache_spill=1")
         die()
-    step(db)
+    first(db)
+
+def last(db):
+    others[-1](db)
     if point == "before the commit":
         die()
 
-schema = msgspec.structs.replace(SCHEMA, migrations=(migrate,))
+schema = msgspec.structs.replace(SCHEMA, migrations=(migrate, *others[:-1], last))
 open_writer(path, schema, synchronous="FULL", before_upgrade=keep)
 die()
 """
@@ -143,7 +147,7 @@ def test_the_old_file_is_kept_beside_it_and_no_older_one(tmp_path: Path) -> None
     (tmp_path / "truth.db.v1.bak.new").write_bytes(b"interrupted")
     _, said = opened(path)
     assert said == [
-        "truth.db: format 1 becomes 2; keeping a copy",
+        "truth.db: format 1 becomes 3; keeping a copy",
         "truth.db: the old file is kept as truth.db.v1.bak",
     ]
     kept = tmp_path / "truth.db.v1.bak"
@@ -173,7 +177,7 @@ def test_an_upgrade_killed_at_any_point_is_done_at_the_next_start(
     assert killed.returncode == -9
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
         assert list(db.execute("PRAGMA user_version")) == [
-            (2 if point == "after the commit" else 1,)
+            (3 if point == "after the commit" else 1,)
         ]
     check_content(opened(path)[0])
     assert (tmp_path / "truth.db.v1.bak").exists()
@@ -241,7 +245,7 @@ def test_a_newer_log_is_refused_and_not_a_byte_of_it_is_changed(
             path = target / "truth.db"
     before = everything(path.parent)
     assert ("truth.db-wal" in before) is with_wal
-    with pytest.raises(LogNewerError, match=r"truth.db has format 7, .* up to 2; run the version"):
+    with pytest.raises(LogNewerError, match=r"truth.db has format 7, .* up to 3; run the version"):
         SqliteLog(path, clock=SystemClock())
     after = everything(path.parent)
     assert {name: after[name] for name in before} == before
@@ -257,7 +261,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path)
         SqliteLog(path, clock=SystemClock())
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA application_id = 77")
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     with pytest.raises(LogUnavailableError, match="another program"):
         SqliteLog(path, clock=SystemClock())
     assert len(path.read_bytes()) == len(before)

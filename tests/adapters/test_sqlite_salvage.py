@@ -25,7 +25,7 @@ from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogCorruptError, LogUnavailableError, MurmurateError
 from murmurate.core.ports import SNAPSHOT, Entry
 from murmurate.gateway.keys import REGISTRY, stream_of
-from murmurate.testing import all_of, bodies_of, entry, names_of, refused
+from murmurate.testing.stories import all_of, bodies_of, entry, names_of, refused
 
 T = "default"
 STREAMS = 12

@@ -12,7 +12,7 @@ from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.survey import survey
 from murmurate.cli.log_check import Found, check_log
 from murmurate.core.clock import SystemClock
-from murmurate.testing import all_of, entry
+from murmurate.testing.stories import all_of, entry
 from tests.fixtures.log import make
 
 
@@ -47,7 +47,7 @@ def test_a_sound_log_shows_format_size_and_that_it_was_checked(tmp_path: Path) -
     before = path.read_bytes()
     [found] = [it for it in check_log(tmp_path) if "are free" not in it.detail]
     assert found.is_well
-    assert found.detail.startswith("format 2, 31 entries of 2 streams, 0.1 MB, checked")
+    assert found.detail.startswith("format 3, 31 entries of 2 streams, 0.1 MB, checked")
     assert path.read_bytes() == before
 
 
@@ -101,7 +101,7 @@ def test_a_log_that_is_being_written_can_be_looked_at(tmp_path: Path) -> None:
     async def story() -> None:
         log = SqliteLog(tmp_path / "truth.db", clock=SystemClock())
         await log.append([entry("a")])
-        assert check_log(tmp_path)[0].detail.startswith("format 2, 1 entries of 1 streams")
+        assert check_log(tmp_path)[0].detail.startswith("format 3, 1 entries of 1 streams")
         await log.append([entry("b")])
         assert len(await all_of(log.read("default", "session/1"))) == 2
         await log.close()

@@ -14,7 +14,8 @@ from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogConflictError
 from murmurate.core.ports import SNAPSHOT, Entry, Log
-from murmurate.testing import LogContract, all_of
+from murmurate.testing import LogContract
+from murmurate.testing.stories import all_of
 
 
 class TestMemoryLog(LogContract):

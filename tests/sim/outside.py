@@ -7,13 +7,22 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import LogUnavailableError, MurmurateError, WorkerUnreachableError
-from murmurate.core.ports import Embeddings, Entry, Stored, StreamInfo
+from murmurate.core.ports import (
+    Claim,
+    Embeddings,
+    Entry,
+    Renewal,
+    Stored,
+    StreamInfo,
+    Work,
+    WorkInfo,
+)
 from murmurate.knowledge.ports import (
     Document,
     Extracted,
@@ -33,6 +42,7 @@ from tests.sim.loop import VirtualClock, VirtualLoop
 THINGS = ("amber", "basalt", "cobalt", "dolomite", "emerald", "feldspar")
 COMMIT_S_MAX = 0.02
 Saw = Callable[..., None]
+_T = TypeVar("_T")
 
 
 class Disk:
@@ -58,24 +68,46 @@ class Disk:
         self._saw = saw
         self._dead = False
         self._last_s = 0.0
-        self.waiting: set[asyncio.Future[list[int]]] = set()
+        self.waiting: set[asyncio.Future[Any]] = set()
 
     async def append(
-        self, entries: Sequence[Entry], *, expected: Mapping[tuple[str, str], int] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        expected: Mapping[tuple[str, str], int] | None = None,
+        fence: Claim | None = None,
+        work: Sequence[Work] = (),
     ) -> list[int]:
         """Return when the entries are kept; see `Log`."""
-        if self._dead or self._outages.is_down():
-            raise LogUnavailableError("the disk is full")
-        done: asyncio.Future[list[int]] = self._loop.create_future()
-        self.waiting.add(done)
-        commit_s = max(self._loop.time() + self._chance.uniform(0.0, COMMIT_S_MAX), self._last_s)
-        # Timers of the same moment have no order of their own; a disk has one.
-        self._last_s = commit_s + 2e-6
-        self._loop.call_at(commit_s, self._commit, list(entries), expected, done)
-        try:
-            return await done
-        finally:
-            self.waiting.discard(done)
+        said = list(entries)
+
+        def commit() -> list[int]:
+            seqs = at_once(self._kept.append(said, expected=expected, fence=fence, work=work))
+            for entry, seq in zip(said, seqs, strict=True):
+                self._saw("log", entry.tenant, entry.stream, seq, entry.body)
+            return seqs
+
+        return await self._written(commit)
+
+    async def claim(self, queue: str, runner: str, *, limit: int) -> list[Claim]:
+        """Take work; see `Log`."""
+        return await self._written(lambda: at_once(self._kept.claim(queue, runner, limit=limit)))
+
+    async def renew(self, runner: str) -> Renewal:
+        """Say that a runner lives; see `Log`."""
+        return await self._written(lambda: at_once(self._kept.renew(runner)))
+
+    async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
+        """Take everything from a runner; see `Log`."""
+        return await self._written(lambda: at_once(self._kept.revoke(runner, beat=beat)))
+
+    async def beats(self) -> dict[str, int]:
+        """Return every runner's beats; see `Log`."""
+        return await self._kept.beats()
+
+    def work(self, tenant: str, queue: str, *, after: str = "") -> AsyncGenerator[WorkInfo]:
+        """Yield the tenant's work; see `Log`."""
+        return self._kept.work(tenant, queue, after=after)
 
     def die(self) -> None:
         """Lose what is not committed; answer nobody any more."""
@@ -105,31 +137,39 @@ class Disk:
     async def close(self) -> None:
         """Do nothing: the kept log goes on to the next server."""
 
-    def _commit(
-        self,
-        entries: list[Entry],
-        expected: Mapping[tuple[str, str], int] | None,
-        done: asyncio.Future[list[int]],
-    ) -> None:
+    async def _written(self, commit: Callable[[], _T]) -> _T:
+        """Return when a commit has reached the disk and its acknowledgement has come back."""
+        if self._dead or self._outages.is_down():
+            raise LogUnavailableError("the disk is full")
+        done: asyncio.Future[_T] = self._loop.create_future()
+        self.waiting.add(done)
+        commit_s = max(self._loop.time() + self._chance.uniform(0.0, COMMIT_S_MAX), self._last_s)
+        # Timers of the same moment have no order of their own; a disk has one.
+        self._last_s = commit_s + 2e-6
+        self._loop.call_at(commit_s, self._commit, commit, done)
+        try:
+            return await done
+        finally:
+            self.waiting.discard(done)
+
+    def _commit(self, commit: Callable[[], _T], done: asyncio.Future[_T]) -> None:
         if self._dead:
             return
         try:
-            seqs = at_once(self._kept.append(entries, expected=expected))
+            value = commit()
         except MurmurateError as error:
             if not done.done():
                 done.set_exception(error)
             return
-        for entry, seq in zip(entries, seqs, strict=True):
-            self._saw("log", entry.tenant, entry.stream, seq, entry.body)
         # The acknowledgement takes a while too: a server may die between the two.
-        self._loop.call_later(1e-6 + COMMIT_S_MAX / 10, self._acknowledge, done, seqs)
+        self._loop.call_later(1e-6 + COMMIT_S_MAX / 10, self._acknowledge, done, value)
 
-    def _acknowledge(self, done: asyncio.Future[list[int]], seqs: list[int]) -> None:
+    def _acknowledge(self, done: asyncio.Future[_T], value: _T) -> None:
         if not self._dead and not done.done():
-            done.set_result(seqs)
+            done.set_result(value)
 
 
-def at_once(coroutine: Coroutine[Any, Any, list[int]]) -> list[int]:
+def at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Return what a coroutine that never waits comes to."""
     try:
         coroutine.send(None)

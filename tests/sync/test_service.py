@@ -8,7 +8,7 @@ import pytest
 
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import EngineFailedError, LogUnavailableError, NotFoundError
-from murmurate.core.ports import Entry, Model, StreamInfo
+from murmurate.core.ports import Claim, Entry, Model, StreamInfo, Work
 from murmurate.core.types import (
     Citation,
     Cited,
@@ -49,7 +49,12 @@ class FullLog(MemoryLog):
     """A log whose disk is full."""
 
     async def append(
-        self, entries: Sequence[Entry], *, expected: Mapping[tuple[str, str], int] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        expected: Mapping[tuple[str, str], int] | None = None,
+        fence: Claim | None = None,
+        work: Sequence[Work] = (),
     ) -> list[int]:
         raise LogUnavailableError("the disk is full")
 

@@ -3,9 +3,19 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
+from murmurate.adapters.memory_work import Board
 from murmurate.core.clock import Clock
 from murmurate.core.errors import BodyTooLargeError, LogConflictError, LogUnavailableError
-from murmurate.core.ports import SNAPSHOT, Entry, Stored, StreamInfo
+from murmurate.core.ports import (
+    SNAPSHOT,
+    Claim,
+    Entry,
+    Renewal,
+    Stored,
+    StreamInfo,
+    Work,
+    WorkInfo,
+)
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
 
@@ -38,13 +48,19 @@ class MemoryLog:
         self._clock = clock
         self._tenants: dict[str, dict[str, _Stream]] = {}
         self._all: list[Stored | None] = []  # by position, from 1; None: forgotten
+        self._board = Board()
         self._news = asyncio.Event()
         self._closed = False
 
     async def append(
-        self, entries: Sequence[Entry], *, expected: Mapping[tuple[str, str], int] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        expected: Mapping[tuple[str, str], int] | None = None,
+        fence: Claim | None = None,
+        work: Sequence[Work] = (),
     ) -> list[int]:
-        """Append all entries or none; see `Log`."""
+        """Append all entries and change all work, or nothing; see `Log`."""
         self._check_open()
         for (tenant, name), seen in (expected or {}).items():
             stream = self._tenants.get(tenant, {}).get(name)
@@ -53,8 +69,10 @@ class MemoryLog:
                 raise LogConflictError(f"stream {name} of {tenant} ends at {head}, not at {seen}")
         for entry in entries:
             _check_size(entry.tenant, entry.stream, entry.body)
+        self._board.change(work, fence=fence)
         at_ms = self._clock.unix_ms()
-        seqs = [self._store(entry, at_ms) for entry in entries]
+        epoch = fence.epoch if fence else 0
+        seqs = [self._store(entry, at_ms, epoch) for entry in entries]
         self._wake_tails()
         return seqs
 
@@ -119,12 +137,39 @@ class MemoryLog:
         if before is None:
             known.snapshot = None
 
+    async def claim(self, queue: str, runner: str, *, limit: int) -> list[Claim]:
+        """Take work that is due and that nobody holds; see `Log`."""
+        self._check_open()
+        return self._board.claim(queue, runner, limit=limit, now_ms=self._clock.unix_ms())
+
+    async def renew(self, runner: str) -> Renewal:
+        """Say that the runner lives; see `Log`."""
+        self._check_open()
+        return self._board.renew(runner)
+
+    async def beats(self) -> dict[str, int]:
+        """Return every runner's count of renewals."""
+        self._check_open()
+        return dict(self._board.beats)
+
+    async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
+        """Take everything from a runner; see `Log`."""
+        self._check_open()
+        return self._board.revoke(runner, beat)
+
+    async def work(self, tenant: str, queue: str, *, after: str = "") -> AsyncGenerator[WorkInfo]:
+        """Yield the tenant's work of a queue; see `Log`."""
+        self._check_open()
+        for info in self._board.listed(tenant, queue):
+            if info.stream > after:
+                yield info
+
     async def close(self) -> None:
         """End all tails; what comes after is refused."""
         self._closed = True
         self._wake_tails()
 
-    def _store(self, entry: Entry, at_ms: int) -> int:
+    def _store(self, entry: Entry, at_ms: int, epoch: int = 0) -> int:
         streams = self._tenants.get(entry.tenant)
         if streams is None:
             streams = self._tenants[entry.tenant] = {}
@@ -133,7 +178,8 @@ class MemoryLog:
             stream = streams[entry.stream] = _Stream()
         seq = stream.head + 1
         position = len(self._all) + 1
-        stored = Stored(entry.tenant, entry.stream, seq, position, 0, entry.kind, at_ms, entry.body)
+        place = (entry.tenant, entry.stream, seq, position)
+        stored = Stored(*place, epoch, entry.kind, at_ms, entry.body)
         stream.entries.append(stored)
         self._all.append(stored)
         return seq

@@ -4,6 +4,8 @@ One family. `http_status` and `kind` are what an HTTP client sees; `retry_s` is 
 again can help. `docs/errors.md` lists them all, kept true by a test.
 """
 
+# Over 400 lines: one table, a few lines an error.
+
 from typing import ClassVar
 
 
@@ -363,6 +365,17 @@ class LogConflictError(MurmurateError):
     code = "log.conflict"
     http_status = 409
     kind = "invalid_request_error"
+
+
+class FencedError(MurmurateError):
+    """Another runner has this work by now, so nothing of this one's is written.
+
+    It was taken for dead (its process hung, or could not reach the log). Nothing is to be done: the
+    other one goes on from the last step.
+    """
+
+    code = "log.fenced"
+    http_status = 409
 
 
 class LogCorruptError(MurmurateError):

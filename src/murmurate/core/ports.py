@@ -104,25 +104,110 @@ class StreamInfo(Frozen, frozen=True):
     head: int
 
 
+class Claim(Frozen, frozen=True):
+    """Work that a runner holds. As a fence of an append it proves that nobody else has it by now.
+
+    `epoch` counts the holders of this work, from 1.
+    """
+
+    tenant: str
+    stream: str
+    queue: str
+    runner: str
+    epoch: int
+
+
+class Offer(Frozen, frozen=True):
+    """Let a runner claim the work that a stream describes, not before `due_ms` (since 1970).
+
+    Higher priorities come first; within one, tenants take turns, however much each of them offers.
+    `holder` has new work at once, as epoch 1, and nobody else can claim it meanwhile.
+    """
+
+    tenant: str
+    stream: str
+    queue: str
+    priority: int = 0
+    due_ms: int = 0
+    holder: str | None = None
+
+
+class Done(Frozen, frozen=True):
+    """The work of a stream is over: nobody can claim it any more."""
+
+    tenant: str
+    stream: str
+
+
+class Nudge(Frozen, frozen=True):
+    """There is news in the stream of some work: who holds it shall look, or somebody claim it.
+
+    Work that waits for its time is due at once; work that is not known is left alone.
+    """
+
+    tenant: str
+    stream: str
+
+
+Work = Offer | Done | Nudge
+
+NEVER_MS = 2**62
+"""Work that is due then waits for a `Nudge`."""
+
+
+class WorkInfo(Frozen, frozen=True):
+    """Work as the store knows it. `runner` holds it; None: it waits, until `due_ms` at least."""
+
+    tenant: str
+    stream: str
+    queue: str
+    priority: int
+    due_ms: int
+    runner: str | None
+    epoch: int
+
+
+class Renewal(Frozen, frozen=True):
+    """What a runner hears when it says that it lives.
+
+    It was not `known`: it is new, or it was revoked and holds nothing any more. `nudged` are the
+    streams, with their tenants, that it holds and should look into.
+    """
+
+    known: bool
+    nudged: tuple[tuple[str, str], ...] = ()
+
+
 SNAPSHOT = "snapshot"
 """The kind of the first entry that `Log.read` yields where a snapshot stands for the older ones."""
 
 
 class Log(Protocol):
-    """The one place for everything that must survive. SQLite, or memory in simulations.
+    """The one place for everything that must survive: SQLite, Postgres, or memory in simulations.
 
-    A stream belongs to a tenant: the same name under two tenants is two streams.
+    A stream belongs to a tenant: the same name under two tenants is two streams. A stream may
+    describe work, such as the run of an agent: then it is offered, claimed by one runner at a time,
+    and done. Who lives is told by beats, not by clocks, so that no two clocks need agree: a runner
+    `renew`s; whoever sees its beat stand still for too long `revoke`s it.
     """
 
     async def append(
-        self, entries: Sequence[Entry], *, expected: Mapping[tuple[str, str], int] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        expected: Mapping[tuple[str, str], int] | None = None,
+        fence: Claim | None = None,
+        work: Sequence[Work] = (),
     ) -> list[int]:
-        """Append all entries or none; return their seqs, in order, once they are on disk.
+        """Append all entries and change all work, or nothing; return the entries' seqs, in order.
 
-        `expected` maps (tenant, stream) to the last seq that the writer has seen (0: none): when
-        another was appended since, `LogConflictError` is raised and nothing is written. One
-        failing append never hurts another that shares its commit. `LogUnavailableError`: the store
-        cannot be written now, or too many appends wait already.
+        All of it is on disk then. `expected` maps (tenant, stream) to the last seq that the writer
+        has seen (0: none): when another was appended since, `LogConflictError` is raised. `fence`
+        is work that the writer believes to hold: when it does not any more, or `work` offers or
+        ends what another one holds, `FencedError` is raised. `LogConflictError`, too, when a
+        `holder` is named for work that is known already. One failing append never hurts another
+        that shares its commit. `LogUnavailableError`: the store cannot be written now, or too many
+        appends wait already.
         """
         ...
 
@@ -161,6 +246,32 @@ class Log(Protocol):
 
         A stream forgotten and written again goes on counting, so a seq never means two things.
         """
+        ...
+
+    async def claim(self, queue: str, runner: str, *, limit: int) -> list[Claim]:
+        """Take up to `limit` pieces of work that are due and that nobody holds, the first first.
+
+        The runner must have renewed before; one that was revoked gets nothing.
+        """
+        ...
+
+    async def renew(self, runner: str) -> Renewal:
+        """Say that the runner lives; enlist it when it is not known."""
+        ...
+
+    async def beats(self) -> dict[str, int]:
+        """Return every runner's count of renewals."""
+        ...
+
+    async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
+        """Take everything from a runner, to be claimed by others; its fences hold no more.
+
+        With `beat`, only if it has not renewed since that count. Returns whether it was revoked.
+        """
+        ...
+
+    def work(self, tenant: str, queue: str, *, after: str = "") -> AsyncGenerator[WorkInfo]:
+        """Yield the tenant's work of a queue in the order of its streams, above `after`."""
         ...
 
     async def close(self) -> None:

@@ -23,6 +23,21 @@ _DAMAGE = """CREATE TABLE damage (
     reason TEXT NOT NULL, at INTEGER NOT NULL,
     PRIMARY KEY (tenant, stream, seq)) WITHOUT ROWID"""
 _NAME_FILE = "INSERT INTO file VALUES (2, lower(hex(randomblob(16))))"
+_WORK = (
+    """CREATE TABLE work (
+        tenant TEXT NOT NULL, stream TEXT NOT NULL, queue TEXT NOT NULL, priority INTEGER NOT NULL,
+        turn INTEGER NOT NULL, due INTEGER NOT NULL, runner TEXT, epoch INTEGER NOT NULL,
+        nudged INTEGER NOT NULL,
+        PRIMARY KEY (tenant, stream)) WITHOUT ROWID""",
+    # The first that may be claimed; the next that will be; what a runner holds; whose turn is next.
+    """CREATE INDEX work_ready ON work (queue, priority DESC, turn)
+        WHERE runner IS NULL AND due = 0""",
+    "CREATE INDEX work_due ON work (queue, due) WHERE runner IS NULL AND due > 0",
+    "CREATE INDEX work_held ON work (runner, nudged) WHERE runner IS NOT NULL",
+    "CREATE INDEX work_claimed ON work (queue, priority, turn) WHERE runner IS NOT NULL",
+    "CREATE INDEX work_turn ON work (queue, priority, tenant, turn)",
+    "CREATE TABLE runner (name TEXT NOT NULL PRIMARY KEY, beat INTEGER NOT NULL) WITHOUT ROWID",
+)
 
 
 def entry_checksum(fields: tuple[bytes, bytes, int, int, bytes, int], body: bytes) -> int:
@@ -71,8 +86,15 @@ def heads_with_checksums(db: sqlite3.Connection) -> None:
     db.execute(_DAMAGE)
 
 
+def work_and_runners(db: sqlite3.Connection) -> None:
+    """Format 2 to 3: streams can describe work, which runners claim."""
+    for statement in _WORK:
+        db.execute(statement)
+    db.execute("UPDATE file SET format = 3")
+
+
 SCHEMA = Schema(
-    version=2,
+    version=3,
     statements=(
         """CREATE TABLE entry (
             position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -89,6 +111,8 @@ SCHEMA = Schema(
         _FILE,
         _NAME_FILE,
         _DAMAGE,
+        *_WORK,
+        "UPDATE file SET format = 3",
     ),
-    migrations=(heads_with_checksums,),
+    migrations=(heads_with_checksums, work_and_runners),
 )

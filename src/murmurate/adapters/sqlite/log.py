@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from murmurate.adapters.sqlite import queries
+from murmurate.adapters.sqlite import queries, works
 from murmurate.adapters.sqlite.copies import keep_before_upgrade
 from murmurate.adapters.sqlite.damage import MENDED_AT_START, Damage, DamageBook, Reason
 from murmurate.adapters.sqlite.database import open_reader, open_writer, translated
@@ -15,10 +15,12 @@ from murmurate.adapters.sqlite.format import SCHEMA
 from murmurate.adapters.sqlite.mend import ask_for_mending, mended
 from murmurate.adapters.sqlite.queries import PAGE_ROWS, Page
 from murmurate.adapters.sqlite.readers import Readers
-from murmurate.adapters.sqlite.writer import GroupWriter, Work
+from murmurate.adapters.sqlite.works import Appending
+from murmurate.adapters.sqlite.writer import GroupWriter
+from murmurate.adapters.sqlite.writer import Work as Query
 from murmurate.core.clock import Clock
 from murmurate.core.errors import BodyTooLargeError, LogCorruptError, MurmurateError
-from murmurate.core.ports import Entry, Stored, StreamInfo
+from murmurate.core.ports import Claim, Entry, Renewal, Stored, StreamInfo, Work, WorkInfo
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
 POLL_S = 0.2
@@ -76,9 +78,14 @@ class SqliteLog:
         return self._book.known
 
     async def append(
-        self, entries: Sequence[Entry], *, expected: Mapping[tuple[str, str], int] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        expected: Mapping[tuple[str, str], int] | None = None,
+        fence: Claim | None = None,
+        work: Sequence[Work] = (),
     ) -> list[int]:
-        """Append all entries or none, fsynced; see `Log`.
+        """Append all entries and change all work, or nothing, fsynced; see `Log`.
 
         A damaged entry does not keep a stream from going on; a damaged count does.
 
@@ -86,17 +93,15 @@ class SqliteLog:
             BodyTooLargeError: A body is over 64 MiB.
             LogCorruptError: The stream's count is damaged, so that no seq is certain.
         """
+        size_bytes = 0
         for entry in entries:
             _check_size(entry.tenant, entry.stream, entry.body)
-        work = partial(
-            queries.append,
-            entries=tuple(entries),
-            expected=dict(expected or {}),
-            at_ms=self._clock.unix_ms(),
+            size_bytes += len(entry.body)
+        appending = Appending(
+            tuple(entries), expected or {}, fence, tuple(work), self._clock.unix_ms()
         )
-        size_bytes = sum(len(entry.body) for entry in entries)
         try:
-            return await self._writer.do(work, size_bytes=size_bytes)
+            return await self._writer.do(appending.write, size_bytes=size_bytes)
         except LogCorruptError:
             ask_for_mending(self._path)
             raise
@@ -165,6 +170,37 @@ class SqliteLog:
         await self._writer.do(partial(queries.forget, key=(tenant, stream), before=before))
         self._book.forget(tenant, stream, before)
 
+    async def claim(self, queue: str, runner: str, *, limit: int) -> list[Claim]:
+        """Take work that is due and that nobody holds; see `Log`."""
+        now_ms = self._clock.unix_ms()
+        if not await self._readers.do(partial(works.is_any_due, queue=queue, now_ms=now_ms)):
+            return []  # looking costs no commit
+        claiming = partial(works.claim, queue=queue, runner=runner, limit=limit, now_ms=now_ms)
+        return await self._writer.do(claiming)
+
+    async def renew(self, runner: str) -> Renewal:
+        """Say that the runner lives; see `Log`."""
+        return await self._writer.do(partial(works.renew, runner=runner))
+
+    async def beats(self) -> dict[str, int]:
+        """Return every runner's count of renewals."""
+        return await self._readers.do(works.beats)
+
+    async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
+        """Take everything from a runner; see `Log`."""
+        return await self._writer.do(partial(works.revoke, runner=runner, beat=beat))
+
+    async def work(self, tenant: str, queue: str, *, after: str = "") -> AsyncGenerator[WorkInfo]:
+        """Yield the tenant's work of a queue; see `Log`."""
+        more = True
+        while more:
+            page = partial(works.page, tenant=tenant, queue=queue, after=after)
+            found = await self._readers.do(page)
+            for info in found:
+                after = info.stream
+                yield info
+            more = len(found) == PAGE_ROWS
+
     async def examine(self) -> None:
         """Read everything once, slowly, so that damage is known before somebody needs the place.
 
@@ -192,10 +228,10 @@ class SqliteLog:
         await self._writer.close()
         await self._readers.close()
 
-    async def _whole(self, work: Work[_T]) -> _T:
+    async def _whole(self, query: Query[_T]) -> _T:
         """Ask what goes over many streams; where that can't be read, the next start mends it."""
         try:
-            return await self._readers.do(work)
+            return await self._readers.do(query)
         except LogCorruptError:
             ask_for_mending(self._path)
             raise

@@ -16,8 +16,6 @@ PAGE_ROWS = 256
 PAGE_BYTES = 4 * 1024 * 1024
 """A page of a stream ends at whichever comes first, so that big bodies do not pile up."""
 
-EPOCH = 0
-
 _PUT_HEAD = """INSERT INTO head (tenant, stream, seq, first, snapshot, crc)
     VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET seq = excluded.seq, first = excluded.first,
@@ -65,6 +63,8 @@ def append(
     entries: Sequence[Entry],
     expected: Mapping[tuple[str, str], int],
     at_ms: int,
+    *,
+    epoch: int = 0,
 ) -> list[int]:
     """Write all entries inside the caller's transaction; return their seqs.
 
@@ -82,9 +82,9 @@ def append(
         old = head_of(db, (tenant, stream))
         seq = old.seq + 1
         put_head(db, (tenant, stream), Head(seq, old.first, old.snapshot))
-        fields = (tenant.encode(), stream.encode(), seq, EPOCH, kind.encode(), at_ms)
+        fields = (tenant.encode(), stream.encode(), seq, epoch, kind.encode(), at_ms)
         crc = entry_checksum(fields, body)
-        db.execute(_INSERT, (tenant, stream, seq, EPOCH, kind, at_ms, crc, body))
+        db.execute(_INSERT, (tenant, stream, seq, epoch, kind, at_ms, crc, body))
         seqs.append(seq)
     return seqs
 

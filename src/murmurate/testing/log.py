@@ -1,57 +1,28 @@
-"""The contract suites of the ports, for whoever writes an adapter.
+"""What every `Log` promises of its streams; of the work in them, `testing/work.py` tells."""
 
-Subclass a contract in a test file of yours and say how to make the adapter; pytest finds the rest:
-
-    class TestMyLog(LogContract):
-        async def make_log(self) -> Log:
-            return MyLog(...)
-"""
-
-# Over 400 lines: one contract, read from top to bottom; a second port's suite gets its own file.
+# Over 400 lines: one contract, read from top to bottom.
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TypeVar
 
-from murmurate.core.errors import (
-    BodyTooLargeError,
-    LogConflictError,
-    LogUnavailableError,
-    MurmurateError,
+from murmurate.core.errors import BodyTooLargeError, LogConflictError, LogUnavailableError
+from murmurate.core.ports import SNAPSHOT, Entry, Log, Stored
+from murmurate.testing.stories import (
+    S,
+    T,
+    all_of,
+    bodies_of,
+    entry,
+    names_of,
+    positions_of,
+    refused,
+    seqs_of,
 )
-from murmurate.core.ports import SNAPSHOT, Entry, Log, Stored, StreamInfo
-
-__all__ = ["LogContract"]
-
-_T = TypeVar("_T")
-
-STORY_S = 60.0
-"""A test that takes longer hangs."""
-
-T = "default"
-S = "session/1"
+from murmurate.testing.work import WorkContract
 
 
-class LogContract:
+class LogContract(WorkContract):
     """What every `Log` promises. Each test gets a new, empty log and closes it."""
-
-    async def make_log(self) -> Log:
-        """Return a new, empty log."""
-        raise NotImplementedError
-
-    def play(self, story: Callable[[Log], Awaitable[None]]) -> None:
-        """Run the story of one test on a log of its own."""
-
-        async def whole() -> None:
-            log = await self.make_log()
-            try:
-                async with asyncio.timeout(STORY_S):
-                    await story(log)
-            finally:
-                await log.close()
-
-        asyncio.run(whole())
 
     def test_seqs_count_from_one_without_gaps_in_each_stream(self) -> None:
         """The seqs of an append come back in the order of its entries."""
@@ -424,43 +395,3 @@ class LogContract:
             await refused(all_of(log.read(T, S)), LogUnavailableError)
 
         self.play(story)
-
-
-def entry(body: str, *, tenant: str = T, stream: str = S) -> Entry:
-    """Return an entry for a test."""
-    return Entry(tenant, stream, "note", body.encode())
-
-
-async def all_of(generator: AsyncGenerator[_T]) -> list[_T]:
-    """Return all that the generator yields."""
-    async with aclosing(generator):
-        return [item async for item in generator]
-
-
-async def refused(work: Awaitable[object], error: type[MurmurateError]) -> None:
-    """Await the work and expect that error of it."""
-    try:
-        await work
-    except error:
-        return
-    raise AssertionError(f"{error.__name__} was expected")
-
-
-def bodies_of(entries: Sequence[Stored]) -> list[str]:
-    """Return the bodies as text."""
-    return [stored.body.decode() for stored in entries]
-
-
-def seqs_of(entries: Sequence[Stored]) -> list[int]:
-    """Return the seqs."""
-    return [stored.seq for stored in entries]
-
-
-def positions_of(entries: Sequence[Stored]) -> list[int]:
-    """Return the positions."""
-    return [stored.position for stored in entries]
-
-
-def names_of(streams: Sequence[StreamInfo]) -> list[str]:
-    """Return the names of the streams."""
-    return [info.stream for info in streams]

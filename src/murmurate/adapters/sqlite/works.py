@@ -1,0 +1,176 @@
+"""Work in truth.db: who may claim what, and who holds it. All inside the caller's transaction.
+
+How tenants take turns is told in `adapters/memory_work.py`; these are the same rules as queries.
+"""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+from murmurate.adapters.sqlite import queries
+from murmurate.adapters.sqlite.queries import PAGE_ROWS, number_of, rows_of, text_of
+from murmurate.core.errors import FencedError, LogConflictError
+from murmurate.core.ports import Claim, Done, Entry, Nudge, Offer, Renewal, Work, WorkInfo
+from murmurate.core.types import Frozen
+
+_HOLDER = "SELECT runner, epoch FROM work WHERE tenant = ? AND stream = ?"
+_LAST_TURN = "SELECT max(turn) FROM work WHERE queue = ? AND priority = ? AND tenant = ?"
+_LAST_CLAIMED = """SELECT max(turn) FROM work
+    WHERE queue = ? AND priority = ? AND runner IS NOT NULL"""
+_FIRST_READY = """SELECT min(turn) - 1 FROM work
+    WHERE queue = ? AND priority = ? AND runner IS NULL AND due = 0"""
+_NEW = "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"
+_PUT_BACK = """UPDATE work SET queue = ?, priority = ?, due = iif(nudged, 0, ?), runner = NULL,
+    nudged = 0 WHERE tenant = ? AND stream = ?"""
+_NUDGE = """UPDATE work SET nudged = (runner IS NOT NULL), due = 0
+    WHERE tenant = ? AND stream = ?"""
+_DONE = "DELETE FROM work WHERE tenant = ? AND stream = ?"
+_ANY_DUE = """SELECT EXISTS (SELECT 1 FROM work WHERE queue = ?1 AND runner IS NULL AND due = 0)
+    OR EXISTS (SELECT 1 FROM work WHERE queue = ?1 AND runner IS NULL AND due > 0 AND due <= ?2)"""
+_NOW_DUE = "UPDATE work SET due = 0 WHERE queue = ? AND runner IS NULL AND due > 0 AND due <= ?"
+_READY = """SELECT tenant, stream, epoch FROM work
+    WHERE queue = ? AND runner IS NULL AND due = 0 ORDER BY priority DESC, turn LIMIT ?"""
+_TAKE = "UPDATE work SET runner = ?, epoch = ?, nudged = 0 WHERE tenant = ? AND stream = ?"
+_ENLISTED = "SELECT beat FROM runner WHERE name = ?"
+_BEAT = """INSERT INTO runner VALUES (?, 1) ON CONFLICT DO UPDATE SET beat = beat + 1
+    RETURNING beat"""
+_NUDGED = "SELECT tenant, stream FROM work WHERE runner = ? AND nudged = 1 ORDER BY tenant, stream"
+_HEARD = "UPDATE work SET nudged = 0 WHERE runner = ? AND nudged = 1"
+_FREE = "UPDATE work SET runner = NULL, nudged = 0 WHERE runner = ?"
+_PAGE = """SELECT tenant, stream, queue, priority, due, runner, epoch FROM work
+    WHERE tenant = ? AND stream > ? AND queue = ? ORDER BY stream LIMIT ?"""
+
+
+class Appending(Frozen, frozen=True):
+    """An append on its way to the writer's thread."""
+
+    entries: Sequence[Entry]
+    expected: Mapping[tuple[str, str], int]
+    fence: Claim | None
+    work: Sequence[Work]
+    at_ms: int
+
+    def write(self, db: sqlite3.Connection) -> list[int]:
+        """Write all of it; return the seqs.
+
+        Raises:
+            FencedError: The fence does not hold, or another one holds some of the work.
+            LogConflictError: A stream does not end where it was expected to.
+            LogCorruptError: The count of a stream is damaged.
+        """
+        fence = self.fence
+        if fence is not None and _holder(db, fence) != (fence.runner, fence.epoch):
+            raise FencedError(f"{fence.stream} is not held by {fence.runner} any more")
+        for change in self.work:
+            _change(db, change, fence)
+        epoch = 0 if fence is None else fence.epoch
+        return queries.append(db, self.entries, self.expected, self.at_ms, epoch=epoch)
+
+
+def is_any_due(db: sqlite3.Connection, queue: str, now_ms: int) -> bool:
+    """Tell whether there is anything to claim."""
+    [(found,)] = rows_of(db, _ANY_DUE, (queue, now_ms))
+    return bool(found)
+
+
+def claim(
+    db: sqlite3.Connection, queue: str, runner: str, *, limit: int, now_ms: int
+) -> list[Claim]:
+    """Give a runner the first pieces that are due; nothing to one that is not enlisted."""
+    if not rows_of(db, _ENLISTED, (runner,)):
+        return []
+    db.execute(_NOW_DUE, (queue, now_ms))
+    claims: list[Claim] = []
+    for tenant, stream, epoch in rows_of(db, _READY, (queue, limit)):
+        db.execute(_TAKE, (runner, epoch + 1, tenant, stream))
+        claims.append(Claim(tenant, stream, queue, runner, epoch + 1))
+    return claims
+
+
+def renew(db: sqlite3.Connection, runner: str) -> Renewal:
+    """Count a beat; hand over what the runner was nudged about."""
+    [(beat,)] = rows_of(db, _BEAT, (runner,))
+    nudged = rows_of(db, _NUDGED, (runner,))
+    if nudged:
+        db.execute(_HEARD, (runner,))
+    return Renewal(beat > 1, tuple((tenant, stream) for tenant, stream in nudged))
+
+
+def beats(db: sqlite3.Connection) -> dict[str, int]:
+    """Return every runner's count of renewals."""
+    return {
+        text_of(name): number_of(beat)
+        for name, beat in rows_of(db, "SELECT name, beat FROM runner", ())
+    }
+
+
+def revoke(db: sqlite3.Connection, runner: str, beat: int | None) -> bool:
+    """Take everything from a runner, unless it has beaten since."""
+    found = rows_of(db, _ENLISTED, (runner,))
+    if not found or beat not in (None, found[0][0]):
+        return False
+    db.execute("DELETE FROM runner WHERE name = ?", (runner,))
+    db.execute(_FREE, (runner,))
+    return True
+
+
+def page(db: sqlite3.Connection, tenant: str, queue: str, after: str) -> list[WorkInfo]:
+    """Return the next pieces of a tenant's work in a queue."""
+    return [
+        WorkInfo(
+            text_of(owner),
+            text_of(stream),
+            text_of(name),
+            number_of(priority),
+            number_of(due_ms),
+            None if runner is None else text_of(runner),
+            number_of(epoch),
+        )
+        for owner, stream, name, priority, due_ms, runner, epoch in rows_of(
+            db, _PAGE, (tenant, after, queue, PAGE_ROWS)
+        )
+    ]
+
+
+def _holder(db: sqlite3.Connection, place: Claim | Offer | Done) -> tuple[str | None, int] | None:
+    """Return who holds the work and since which epoch; None for work that is not known."""
+    rows = rows_of(db, _HOLDER, (place.tenant, place.stream))
+    return rows[0] if rows else None
+
+
+def _change(db: sqlite3.Connection, change: Work, fence: Claim | None) -> None:
+    place = (change.tenant, change.stream)
+    if isinstance(change, Nudge):
+        db.execute(_NUDGE, place)
+        return
+    found = _holder(db, change)
+    own = fence is not None and place == (fence.tenant, fence.stream)
+    if found is not None and found[0] is not None and not own:
+        raise FencedError(f"{change.stream} is held by {found[0]}")
+    match change:
+        case Done():
+            db.execute(_DONE, place)
+        case Offer() if found is None:
+            _offer(db, change)
+        case Offer(holder=None):
+            db.execute(_PUT_BACK, (change.queue, change.priority, change.due_ms, *place))
+        case Offer():
+            raise LogConflictError(f"{change.stream} of {change.tenant} is offered already")
+        case _:
+            assert_never(change)
+
+
+def _offer(db: sqlite3.Connection, offer: Offer) -> None:
+    """Write new work behind the last turn of its tenant, or of whoever was served last."""
+    if offer.holder is not None and not rows_of(db, _ENLISTED, (offer.holder,)):
+        raise FencedError(f"{offer.holder} is not enlisted, or was revoked")
+    lane = (offer.queue, offer.priority)
+    turns = [
+        rows_of(db, _LAST_TURN, (*lane, offer.tenant))[0][0],
+        rows_of(db, _LAST_CLAIMED, lane)[0][0],
+        rows_of(db, _FIRST_READY, lane)[0][0],
+    ]
+    turn = max(last or 0 for last in turns) + 1
+    epoch = 0 if offer.holder is None else 1
+    held = (offer.holder, epoch)
+    db.execute(_NEW, (offer.tenant, offer.stream, *lane, turn, offer.due_ms, *held))
