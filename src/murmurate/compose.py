@@ -52,12 +52,14 @@ from murmurate.core.errors import (
     NotFoundError,
 )
 from murmurate.core.ids import Ids
+from murmurate.core.journal import Journals
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Caller, Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
 from murmurate.fleet.ends import TROUBLES, Trouble
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import digest
@@ -65,8 +67,12 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Readiness
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
+from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
-from murmurate.gateway.service import Gateway, Limits
+from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.runner import Runner
+from murmurate.jobs.service import Runs
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
 from murmurate.knowledge.rules import Rules
@@ -121,6 +127,8 @@ class Outside:
 
     clock: Clock
     ids: Ids
+    runner: str
+    """The name under which this server holds work; no other life of it has the same."""
     log: Log
     tracer: Tracer
     traces: Traces
@@ -142,6 +150,7 @@ class Service:
     app: Gateway
     platform: "Platform"
     collections: Collections
+    runner: Runner
     metrics: Metrics
     outside: Outside
     opened: "OpenedKeys"
@@ -158,25 +167,44 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         tracer=outside.tracer,
         sources=sources,
     )
-    sessions = chain(config, outside, collections, metrics)
+    journals = OpenJournals(outside.log)
+    sessions = chain(config, outside, collections, metrics, journals=journals)
+    runner = Runner(
+        sessions,
+        journals,
+        name=outside.runner,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+    )
+    runs = Runs(
+        sessions,
+        runner,
+        journals,
+        log=outside.log,
+        clock=outside.clock,
+        ids=outside.ids,
+        is_run=lambda request: request.session is not None and request.model in config.agents,
+    )
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    app = Gateway(
-        Completions(
-            sessions,
-            platform=platform,
+    requests = Requests(platform=platform, ids=outside.ids)
+    handlers = Handlers(
+        completions=Completions(
+            runs,
+            requests=requests,
             body_bytes_max=body_bytes_max,
             clock=outside.clock,
             ids=outside.ids,
             meter=metrics,
             log=outside.events,
         ),
-        Embeddings(embedders, body_bytes_max=body_bytes_max),
-        Management(platform, meter=metrics, body_bytes_max=body_bytes_max),
-        Administration(
+        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
+        management=Management(platform, meter=metrics, body_bytes_max=body_bytes_max),
+        administration=Administration(
             opened.keys,
             opened.registry,
             rate=limits.rate,
@@ -184,6 +212,10 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
             ids=outside.ids,
             on_secret=opened.on_secret,
         ),
+        background=Background(runs, requests=requests, body_bytes_max=body_bytes_max),
+    )
+    app = Gateway(
+        handlers,
         keys=opened.keys,
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
@@ -193,7 +225,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         meter=metrics,
         log=outside.events,
     )
-    return Service(app, platform, collections, metrics, outside, opened)
+    return Service(app, platform, collections, runner, metrics, outside, opened)
 
 
 def limits_of(config: Config) -> Limits:
@@ -220,7 +252,14 @@ def source_of(knowledge: KnowledgeConfig) -> Source:
     return Source(folder, rules, watch=knowledge.watch, tenants=knowledge.tenants)
 
 
-def chain(config: Config, outside: Outside, collections: Collections, metrics: Metrics) -> Sessions:
+def chain(
+    config: Config,
+    outside: Outside,
+    collections: Collections,
+    metrics: Metrics,
+    *,
+    journals: Journals,
+) -> Sessions:
     """Return the request path. Outermost what a client meets first, innermost the engines."""
 
     def metered(request: Request, usage: Usage) -> None:
@@ -244,7 +283,14 @@ def chain(config: Config, outside: Outside, collections: Collections, metrics: M
     plain = Cached(
         routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
     )
-    agents = Agents(plain, agents=config.agents, tools=tools, quoter=_citation, tracer=tracer)
+    agents = Agents(
+        plain,
+        agents=config.agents,
+        tools=tools,
+        quoter=_citation,
+        journals=journals,
+        tracer=tracer,
+    )
     answers = Cached(
         agents,
         store=store,
@@ -253,7 +299,13 @@ def chain(config: Config, outside: Outside, collections: Collections, metrics: M
         policy=lambda r: agent_policy(config, collections, r),
     )
     return Sessions(
-        answers, log=outside.log, clock=clock, ids=outside.ids, tracer=tracer, writer="a"
+        answers,
+        log=outside.log,
+        journals=journals,
+        clock=clock,
+        ids=outside.ids,
+        tracer=tracer,
+        writer=outside.runner[-8:],
     )
 
 
@@ -581,8 +633,23 @@ class Workers:
     sandbox: str
 
 
-def outside(config: Config, state: Path, workers: Workers) -> Outside:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server process stands: its state folder, its name as a runner, and its number."""
+
+    state: Path
+    runner: str
+    number: int
+
+    @property
+    def events(self) -> Path:
+        """The file of its events: a file that several processes rotate loses lines."""
+        return self.state / ("server.log" if self.number == 0 else f"server-{self.number}.log")
+
+
+def outside(config: Config, place: Place, workers: Workers) -> Outside:
     """Return the real adapters of a server process. Call it inside the event loop."""
+    state = place.state
     clock = SystemClock()
     ids = Ids(clock, random.SystemRandom())
     telemetry = TelemetryStore(state / "telemetry.db")
@@ -603,7 +670,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
         else config.embeddings.dimensions,
     )
     sandbox = SandboxClient(workers.sandbox, clock=clock)
-    events = JsonLog(state / "server.log", clock=clock)
+    events = JsonLog(place.events, clock=clock)
     log = _log(state / "truth.db", clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
@@ -612,6 +679,7 @@ def outside(config: Config, state: Path, workers: Workers) -> Outside:
     return Outside(
         clock=clock,
         ids=ids,
+        runner=place.runner,
         log=log,
         tracer=tracer,
         traces=telemetry,

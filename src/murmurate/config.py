@@ -64,6 +64,8 @@ class ServerConfig(Section, frozen=True):
     """Requests under way at a time; more get status 503."""
     drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 20.0
     """How long SIGTERM waits for requests under way."""
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    """How many server processes answer side by side; the runs of one that dies go on in another."""
 
 
 class HttpConfig(Section, frozen=True):

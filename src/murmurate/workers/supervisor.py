@@ -5,6 +5,7 @@ socket: while a killed server comes back, clients wait in the socket's queue and
 """
 
 import errno
+import math
 import os
 import resource
 import secrets
@@ -75,6 +76,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._patience = Patience(config.workers.start_s, config.workers.silence_s)
         self._told_troubles: dict[str, Trouble] | None = None
+        self._gone: list[str] = []
+        """Runners that are dead, and whom no server has been told of."""
         self._stopping = False
         self._announced = False
         self._exit_code = 0
@@ -174,8 +177,12 @@ class Supervisor:
         """Start what is due."""
         now_s = self._clock.now_s()
         for child in self._children:
-            if child.due_s is None or child.due_s > now_s:
+            if child.due_s is None or child.due_s > now_s or not self._may_start(child):
                 continue
+            if isinstance(child.boot, ServerBoot):
+                gone, self._gone = tuple(self._gone), []
+                runner = f"runner_{secrets.token_hex(13)}"
+                child.boot = msgspec.structs.replace(child.boot, runner=runner, gone=gone)
             environment = None if child.module == SERVER else passed_on(os.environ)  # noqa: TID251
             try:
                 child.start(environment, now_s)
@@ -183,6 +190,10 @@ class Supervisor:
                 self._again(child, f"could not be started ({cause.strerror})")
             else:
                 child.watch(self._selector)
+
+    def _may_start(self, child: Child) -> bool:
+        """Let the first server make what all share, such as the first key, before the others."""
+        return self._announced or not isinstance(child.boot, ServerBoot) or not child.boot.number
 
     def _wait(self, wake: int) -> None:
         """Wait for a signal, a child's word, the next start that is due or a silence too long."""
@@ -208,7 +219,7 @@ class Supervisor:
     def _due_s(self, child: Child) -> float:
         """Return when something is to be done about a child unless it says something."""
         if child.due_s is not None:
-            return child.due_s
+            return child.due_s if self._may_start(child) else math.inf
         return deadline_s(child.began_s, child.heard_s, self._patience)
 
     def _hear(self, child: Child, descriptor: int) -> None:
@@ -255,11 +266,19 @@ class Supervisor:
             end = child.bury(self._selector)
             if self._stopping:
                 continue
+            if isinstance(child.boot, ServerBoot):
+                self._tell_gone(child.boot.runner)
             if end.code == EXIT_CONFIG and not self._announced:
                 self._exit_code = EXIT_FAILED  # it has said why
                 self._stopping = True
                 continue
             self._again(child, told(end))
+
+    def _tell_gone(self, runner: str) -> None:
+        """Tell a server that this runner is dead; where none serves, the next one to start."""
+        serving = [c for c in self._children if c.module == SERVER and c.serves]
+        if not any(server.tell(runner) for server in serving):
+            self._gone.append(runner)
 
     def _again(self, child: Child, end: str) -> None:
         """Note an end, say it, and when the child is started again."""
@@ -374,7 +393,7 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
     most = limits.sandbox_memory_bytes_max
     boot = SandboxBoot(sandbox)
     found.append(Child("sandbox", "murmurate.workers.sandbox", boot, memory_bytes_max=most))
-    server = ServerBoot(
+    first = ServerBoot(
         config=config,
         state=str(state),
         listening=listening.fileno(),
@@ -384,6 +403,14 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
         sandbox=sandbox,
     )
     most = limits.server_memory_bytes_max
-    found.append(Child("server", SERVER, server, (listening.fileno(),), memory_bytes_max=most))
-    found.insert(0, found.pop())  # first what takes longest until clients see it
-    return found
+    servers = [
+        Child(
+            f"server {number}" if number else "server",
+            SERVER,
+            msgspec.structs.replace(first, number=number),
+            (listening.fileno(),),
+            memory_bytes_max=most,
+        )
+        for number in range(config.server.workers)
+    ]
+    return [*servers, *found]  # first what takes longest until clients see it
