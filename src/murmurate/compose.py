@@ -187,23 +187,39 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         is_run=lambda request: request.session is not None and request.model in config.agents,
     )
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    app = gateway(config, outside, opened, Inside(platform, runs, metrics))
+    return Service(app, platform, collections, runner, metrics, outside, opened)
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the gateway opens to clients."""
+
+    platform: "Platform"
+    runs: Runs
+    metrics: Metrics
+
+
+def gateway(config: Config, outside: Outside, opened: "OpenedKeys", inside: Inside) -> Gateway:
+    """Return the application that clients talk to."""
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=platform, ids=outside.ids)
+    requests = Requests(platform=inside.platform, ids=outside.ids)
     handlers = Handlers(
         completions=Completions(
-            runs,
+            inside.runs,
             requests=requests,
             body_bytes_max=body_bytes_max,
             clock=outside.clock,
             ids=outside.ids,
-            meter=metrics,
+            meter=inside.metrics,
             log=outside.events,
         ),
         embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
-        management=Management(platform, meter=metrics, body_bytes_max=body_bytes_max),
+        management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
         administration=Administration(
             opened.keys,
             opened.registry,
@@ -212,9 +228,9 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
             ids=outside.ids,
             on_secret=opened.on_secret,
         ),
-        background=Background(runs, requests=requests, body_bytes_max=body_bytes_max),
+        background=Background(inside.runs, requests=requests, body_bytes_max=body_bytes_max),
     )
-    app = Gateway(
+    return Gateway(
         handlers,
         keys=opened.keys,
         limits=limits,
@@ -222,10 +238,9 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         clock=outside.clock,
         ids=outside.ids,
         tracer=outside.tracer,
-        meter=metrics,
+        meter=inside.metrics,
         log=outside.events,
     )
-    return Service(app, platform, collections, runner, metrics, outside, opened)
 
 
 def limits_of(config: Config) -> Limits:
@@ -270,16 +285,11 @@ def chain(
     store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
     queue = QueueLimits(config.router.urgent_queue_max, config.router.batch_queue_max)
     tools = built_in(collections, outside.sandbox, tracer)
-    backends = {
-        name: Backend(_tempered(engine, config.models[name]), config.models[name].slots)
-        for name, engine in outside.engines.items()
-    }
+    backends = _backends(config, outside)
     routed = Routed(backends, queue=queue, clock=clock, tracer=tracer, on_usage=metered)
     for name in backends:
         watch_load(metrics, routed, name)
-    metrics.watch("murmurate_cache_hits", "Answers from the cache.", lambda: store.counts.hits)
-    metrics.watch("murmurate_cache_misses", "Answers not in it.", lambda: store.counts.misses)
-    metrics.watch("murmurate_cache_bytes", "Memory of the cache.", lambda: store.size_bytes)
+    watch_cache(metrics, store)
     plain = Cached(
         routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
     )
@@ -309,6 +319,13 @@ def chain(
     )
 
 
+def _backends(config: Config, outside: Outside) -> dict[str, Backend]:
+    return {
+        name: Backend(_tempered(engine, config.models[name]), config.models[name].slots)
+        for name, engine in outside.engines.items()
+    }
+
+
 def _tempered(engine: Model, model: ModelConfig) -> Model:
     return engine if model.temperature is None else WithTemperature(engine, model.temperature)
 
@@ -328,6 +345,13 @@ def watch_load(metrics: Metrics, routed: Routed, model: str) -> None:
             model=model,
             state=state,
         )
+
+
+def watch_cache(metrics: Metrics, store: ExactCache) -> None:
+    """Show how well the cache does, and what it takes."""
+    metrics.watch("murmurate_cache_hits", "Answers from the cache.", lambda: store.counts.hits)
+    metrics.watch("murmurate_cache_misses", "Answers not in it.", lambda: store.counts.misses)
+    metrics.watch("murmurate_cache_bytes", "Memory of the cache.", lambda: store.size_bytes)
 
 
 def plain_policy(config: Config, request: Request) -> str | None:
@@ -665,9 +689,7 @@ def outside(config: Config, place: Place, workers: Workers) -> Outside:
         workers.library,
         clock=clock,
         embedder=config.embeddings.name,
-        dimensions=DIMENSIONS
-        if config.embeddings.engine is EmbeddingsEngine.MINILM
-        else config.embeddings.dimensions,
+        dimensions=_dimensions(config.embeddings),
     )
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     events = JsonLog(place.events, clock=clock)
@@ -720,6 +742,11 @@ def read_troubles(path: Path) -> dict[str, Trouble]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Trouble])
     except (OSError, msgspec.DecodeError):
         return {}
+
+
+def _dimensions(embeddings: EmbeddingsConfig) -> int | None:
+    is_own = embeddings.engine is EmbeddingsEngine.MINILM
+    return DIMENSIONS if is_own else embeddings.dimensions
 
 
 def _has_embedder(embeddings: EmbeddingsConfig) -> bool:

@@ -367,7 +367,7 @@ def test_what_is_no_log_is_refused_and_left_as_it_is(tmp_path: Path, content: by
     with pytest.raises(LogCorruptError, match=r"truth.db .*nothing of a log can be found in it"):
         SqliteLog(path, clock=SystemClock())
     assert path.read_bytes() == content
-    assert sorted(it.name for it in tmp_path.iterdir()) == ["truth.db"]
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["truth.db", "truth.db-lock"]
 
 
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ class FencedError(MurmurateError):
     """
 
     code = "log.fenced"
-    http_status = 409
+    http_status = 503
 
 
 class RunDivergedError(MurmurateError):

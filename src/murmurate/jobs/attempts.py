@@ -5,7 +5,7 @@ from murmurate.core.errors import MurmurateError
 ATTEMPTS_MAX = 5
 """So many attempts in a row without a step that was done, then it is given up."""
 HOLDERS_MAX = 5
-"""So many holders in a row that died with it without a step: it may be what kills them."""
+"""So many holders in a row that died with it and wrote nothing: it may be what kills them."""
 BACKOFF_FIRST_MS = 500
 BACKOFF_MAX_MS = 60_000
 
@@ -25,5 +25,5 @@ def again_ms(error: MurmurateError, *, stumbles: int, now_ms: int) -> int | None
 
 
 def is_poison(*, epoch: int, epoch_last: int) -> bool:
-    """Tell whether too many have held the run since its last step: it may be what ends them."""
+    """Tell whether too many have held the run since one wrote: it may be what ends them."""
     return epoch - epoch_last > HOLDERS_MAX

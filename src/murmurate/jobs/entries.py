@@ -41,6 +41,8 @@ class Kind(StrEnum):
     FAILED = "run.failed"
     CANCELLED = "run.cancelled"
     RESUMED = "run.resumed"
+    LEFT = "run.left"
+    """Its server stopped in an orderly way, and left it to another."""
 
 
 class Begun(Frozen, frozen=True, omit_defaults=True):
@@ -112,7 +114,7 @@ class RunState(Frozen, frozen=True, kw_only=True):
     stumbles: int = 0
     """How many attempts in a row failed since the last step."""
     epoch_last: int = 0
-    """Which holder wrote the last step: a run that ends its servers gets through many without."""
+    """Which holder wrote last: a run that ends its servers gets through many that write nothing."""
 
 
 def stream_of(run_id: str) -> str:
@@ -163,10 +165,12 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
             raise LogCorruptError(f"run {run_id} does not begin with a request")
         return RunState(id=run_id, begun=msgspec.json.decode(body, type=Begun), began_ms=at_ms)
     new = msgspec.structs.replace
+    if stored.epoch:
+        state = new(state, epoch_last=stored.epoch)
     match stored.kind:
         case Kind.STEP:
             step = msgspec.json.decode(body, type=StepDone)
-            return new(state, steps=(*state.steps, step), stumbles=0, epoch_last=stored.epoch)
+            return new(state, steps=(*state.steps, step), stumbles=0)
         case Kind.STUMBLED:
             return new(state, stumbles=state.stumbles + 1)
         case Kind.CANCEL:

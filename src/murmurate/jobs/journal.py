@@ -190,7 +190,8 @@ async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
 
 async def put_back(log: Log, claim: Claim) -> None:
     """Let another runner go on with a run at once: this one can't."""
-    await log.append([], fence=claim, work=[Offer(claim.tenant, claim.stream, QUEUE)])
+    left = Entry(claim.tenant, claim.stream, Kind.LEFT.value, msgspec.json.encode(Nothing()))
+    await log.append([left], fence=claim, work=[Offer(claim.tenant, claim.stream, QUEUE)])
 
 
 async def strike_off(log: Log, claim: Claim) -> None:

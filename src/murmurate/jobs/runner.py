@@ -230,7 +230,7 @@ class Runner:
         elif state.cancel_asked:
             await self.end(claim, journal.cancel)
         elif is_poison(epoch=claim.epoch, epoch_last=state.epoch_last):
-            poison = RunPoisonError(f"{lost} holders in a row were lost with it without a step")
+            poison = RunPoisonError(f"{lost} servers in a row died while they worked on it")
             await self.end(claim, lambda: give_up(log, claim, poison))
         else:
             await self._attempt(journal, state)

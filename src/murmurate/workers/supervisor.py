@@ -24,20 +24,20 @@ from typing import TextIO
 import msgspec
 
 from murmurate.adapters.files import write_private
-from murmurate.config import Config, Engine, listen_address, remote
+from murmurate.config import Config, listen_address
 from murmurate.core.clock import Clock
 from murmurate.core.errors import AddressInUseError, ConfigError
 from murmurate.fleet.ends import TROUBLES, Trouble, told
 from murmurate.fleet.pulse import Patience, deadline_s, overslept
 from murmurate.fleet.restart import LOOP_CRASHES, delay_s, recent
-from murmurate.workers.boot import EngineBoot, LibraryBoot, SandboxBoot, ServerBoot
+from murmurate.workers.boot import ServerBoot
 from murmurate.workers.child import Child, say
 from murmurate.workers.lifeline import EXIT_CONFIG
+from murmurate.workers.roster import SERVER, children
 from murmurate.workers.state_lock import lock_state
 
 STOP_OTHERS_S = 5.0
 EXIT_FAILED = 1
-SERVER = "murmurate.workers.server"
 LOOK_S = 1.0
 """How often to look at the children even if none says anything."""
 FILES_WANTED = 16_384
@@ -362,55 +362,3 @@ def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
-
-
-def children(config: Config, state: Path, listening: socket.socket, sockets: str) -> list[Child]:
-    """Return the processes of a service: engines, library, sandbox, and the server in front."""
-    found: list[Child] = []
-    engine_keys: dict[str, str] = {}
-    engine_sockets: dict[str, str] = {}
-    for index, (name, model) in enumerate(config.models.items()):
-        if model.engine is Engine.OPENAI:
-            continue
-        engine_keys[name] = secrets.token_hex(16)
-        engine_sockets[name] = f"{sockets}/engine{index}.sock"
-        boot = EngineBoot(name, model, engine_sockets[name], engine_keys[name])
-        most = model.memory_bytes_max
-        found.append(
-            Child(f"engine {name}", "murmurate.workers.engine", boot, memory_bytes_max=most)
-        )
-    library = f"{sockets}/library.sock"
-    sandbox = f"{sockets}/sandbox.sock"
-    boot = LibraryBoot(
-        library,
-        str(state / "index"),
-        config.embeddings,
-        remote(config.embeddings) if config.embeddings.url is not None else None,
-    )
-    limits = config.workers
-    most = limits.library_memory_bytes_max
-    found.append(Child("library", "murmurate.workers.library", boot, memory_bytes_max=most))
-    most = limits.sandbox_memory_bytes_max
-    boot = SandboxBoot(sandbox)
-    found.append(Child("sandbox", "murmurate.workers.sandbox", boot, memory_bytes_max=most))
-    first = ServerBoot(
-        config=config,
-        state=str(state),
-        listening=listening.fileno(),
-        engine_sockets=engine_sockets,
-        engine_keys=engine_keys,
-        library=library,
-        sandbox=sandbox,
-    )
-    most = limits.server_memory_bytes_max
-    servers = [
-        Child(
-            f"server {number}" if number else "server",
-            SERVER,
-            msgspec.structs.replace(first, number=number),
-            (listening.fileno(),),
-            memory_bytes_max=most,
-        )
-        for number in range(config.server.workers)
-    ]
-    return [*servers, *found]  # first what takes longest until clients see it
