@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from murmurate.adapters.sqlite import queries, works
+from murmurate.adapters.sqlite.appends import Appending
 from murmurate.adapters.sqlite.copies import keep_before_upgrade
 from murmurate.adapters.sqlite.damage import MENDED_AT_START, Damage, DamageBook, Reason
 from murmurate.adapters.sqlite.database import open_reader, open_writer, translated
@@ -16,7 +17,6 @@ from murmurate.adapters.sqlite.mend import ask_for_mending, mended
 from murmurate.adapters.sqlite.queries import PAGE_ROWS, Page
 from murmurate.adapters.sqlite.readers import Readers
 from murmurate.adapters.sqlite.sharing import Sharing
-from murmurate.adapters.sqlite.works import Appending
 from murmurate.adapters.sqlite.writer import GroupWriter
 from murmurate.adapters.sqlite.writer import Work as Query
 from murmurate.core.clock import Clock
@@ -107,11 +107,12 @@ class SqliteLog:
         for entry in entries:
             _check_size(entry.tenant, entry.stream, entry.body)
             size_bytes += len(entry.body)
-        appending = Appending(
-            tuple(entries), expected or {}, fence, tuple(work), self._clock.unix_ms()
-        )
+        appending = Appending(tuple(entries), expected or {}, fence, self._clock.unix_ms())
         try:
-            return await self._writer.do(appending.write, size_bytes=size_bytes)
+            if not work:
+                return await self._writer.append(appending, size_bytes=size_bytes)
+            both = partial(works.append, appending=appending, work=tuple(work))
+            return await self._writer.do(both, size_bytes=size_bytes)
         except LogCorruptError:
             ask_for_mending(self._path)
             raise

@@ -4,14 +4,13 @@ How tenants take turns is told in `adapters/memory_work.py`; these are the same 
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import assert_never
 
-from murmurate.adapters.sqlite import queries
+from murmurate.adapters.sqlite.appends import Appending, Appends
 from murmurate.adapters.sqlite.queries import PAGE_ROWS, number_of, rows_of, text_of
 from murmurate.core.errors import FencedError, LogConflictError
-from murmurate.core.ports import Claim, Done, Entry, Nudge, Offer, Renewal, Work, WorkInfo
-from murmurate.core.types import Frozen
+from murmurate.core.ports import Claim, Done, Nudge, Offer, Renewal, Work, WorkInfo
 
 _HOLDER = "SELECT runner, epoch FROM work WHERE tenant = ? AND stream = ?"
 _LAST_TURN = "SELECT max(turn) FROM work WHERE queue = ? AND priority = ? AND tenant = ?"
@@ -41,30 +40,20 @@ _PAGE = """SELECT tenant, stream, queue, priority, due, runner, epoch FROM work
     WHERE tenant = ? AND stream > ? AND queue = ? ORDER BY stream LIMIT ?"""
 
 
-class Appending(Frozen, frozen=True):
-    """An append on its way to the writer's thread."""
+def append(db: sqlite3.Connection, appending: Appending, work: Sequence[Work]) -> list[int]:
+    """Change all work and write all entries inside the caller's transaction; return the seqs.
 
-    entries: Sequence[Entry]
-    expected: Mapping[tuple[str, str], int]
-    fence: Claim | None
-    work: Sequence[Work]
-    at_ms: int
-
-    def write(self, db: sqlite3.Connection) -> list[int]:
-        """Write all of it; return the seqs.
-
-        Raises:
-            FencedError: The fence does not hold, or another one holds some of the work.
-            LogConflictError: A stream does not end where it was expected to.
-            LogCorruptError: The count of a stream is damaged.
-        """
-        fence = self.fence
-        if fence is not None and _holder(db, fence) != (fence.runner, fence.epoch):
-            raise FencedError(f"{fence.stream} is not held by {fence.runner} any more")
-        for change in self.work:
-            _change(db, change, fence)
-        epoch = 0 if fence is None else fence.epoch
-        return queries.append(db, self.entries, self.expected, self.at_ms, epoch=epoch)
+    Raises:
+        FencedError: The fence does not hold, or another one holds some of the work.
+        LogConflictError: A stream does not end where it was expected to, or work is known already.
+        LogCorruptError: The count of a stream is damaged.
+    """
+    appends = Appends(db)
+    seqs = appends.add(appending)  # the fence is looked at before the work changes hands
+    for change in work:
+        _change(db, change, appending.fence)
+    appends.write()
+    return seqs
 
 
 def is_any_due(db: sqlite3.Connection, queue: str, now_ms: int) -> bool:
@@ -132,7 +121,7 @@ def page(db: sqlite3.Connection, tenant: str, queue: str, after: str) -> list[Wo
     ]
 
 
-def _holder(db: sqlite3.Connection, place: Claim | Offer | Done) -> tuple[str | None, int] | None:
+def _holder(db: sqlite3.Connection, place: Offer | Done) -> tuple[str | None, int] | None:
     """Return who holds the work and since which epoch; None for work that is not known."""
     rows = rows_of(db, _HOLDER, (place.tenant, place.stream))
     return rows[0] if rows else None
