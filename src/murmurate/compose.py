@@ -71,6 +71,7 @@ from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.retention import Retention
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
 from murmurate.knowledge.ports import Library
@@ -151,6 +152,7 @@ class Service:
     platform: "Platform"
     collections: Collections
     runner: Runner
+    retention: Retention
     metrics: Metrics
     outside: Outside
     opened: "OpenedKeys"
@@ -176,6 +178,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         log=outside.log,
         clock=outside.clock,
         events=outside.events,
+        at_a_time=config.runs.at_a_time,
     )
     runs = Runs(
         sessions,
@@ -190,7 +193,14 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
     app = gateway(config, outside, opened, Inside(platform, runs, metrics))
-    return Service(app, platform, collections, runner, metrics, outside, opened)
+    retention = Retention(
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_s=config.runs.kept_days * 86_400,
+        tenants=lambda: {OPERATOR_TENANT, *opened.tenants()},
+    )
+    return Service(app, platform, collections, runner, retention, metrics, outside, opened)
 
 
 @dataclass(frozen=True, slots=True)

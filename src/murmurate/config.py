@@ -281,6 +281,15 @@ class RouterConfig(Section, frozen=True):
     """The same for the batch lane."""
 
 
+class RunsConfig(Section, frozen=True):
+    """The runs of agents, which go on when their server dies."""
+
+    at_a_time: Count = 64
+    """How many runs one server works on at a time, beside those that clients wait for."""
+    kept_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
+    """How long a run that has ended is kept, from its beginning."""
+
+
 class CacheConfig(Section, frozen=True):
     """The exact cache of answers."""
 
@@ -337,6 +346,7 @@ class Config(Section, frozen=True):
         }
     )
     router: RouterConfig = RouterConfig()
+    runs: RunsConfig = RunsConfig()
     cache: CacheConfig = CacheConfig()
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
@@ -348,6 +358,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "http": HttpConfig,
     "workers": WorkersConfig,
     "router": RouterConfig,
+    "runs": RunsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
 }
