@@ -279,6 +279,8 @@ class FakeRuns:
 
     async def resume(self, tenant: str, run_id: str) -> None:
         self.asked.append(("resume", self._known(tenant, run_id)))
+        if self.refusal is not None:
+            raise self.refusal
 
     def _known(self, tenant: str, run_id: str) -> str:
         for number, (request, _) in enumerate(self.begun, 1):
