@@ -71,6 +71,7 @@ from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.replay import Asked, Replays, is_replay
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
 from murmurate.knowledge.ports import Library
@@ -187,9 +188,12 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         is_run=lambda request: request.session is not None and request.model in config.agents,
     )
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    replays = Replays(
+        sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
+    )
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, metrics))
+    app = gateway(config, outside, opened, Inside(platform, runs, replays, metrics))
     return Service(app, platform, collections, runner, metrics, outside, opened)
 
 
@@ -199,6 +203,7 @@ class Inside:
 
     platform: "Platform"
     runs: Runs
+    replays: Replays
     metrics: Metrics
 
 
@@ -228,7 +233,12 @@ def gateway(config: Config, outside: Outside, opened: "OpenedKeys", inside: Insi
             ids=outside.ids,
             on_secret=opened.on_secret,
         ),
-        background=Background(inside.runs, requests=requests, body_bytes_max=body_bytes_max),
+        background=Background(
+            inside.runs,
+            replays=inside.replays,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+        ),
     )
     return Gateway(
         handlers,
@@ -291,7 +301,11 @@ def chain(
         watch_load(metrics, routed, name)
     watch_cache(metrics, store)
     plain = Cached(
-        routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
+        Asked(routed, journals),
+        store=store,
+        clock=clock,
+        tracer=tracer,
+        policy=lambda r: None if is_replay(journals, r) else plain_policy(config, r),
     )
     agents = Agents(
         plain,
@@ -306,7 +320,7 @@ def chain(
         store=store,
         clock=clock,
         tracer=tracer,
-        policy=lambda r: agent_policy(config, collections, r),
+        policy=lambda r: None if is_replay(journals, r) else agent_policy(config, collections, r),
     )
     return Sessions(
         answers,

@@ -101,7 +101,13 @@ def test_runs_are_listed_and_shown_to_their_tenant() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("GET", "/events"), ("POST", "/cancel"), ("POST", "/resume")],
+    [
+        ("GET", ""),
+        ("GET", "/events"),
+        ("POST", "/cancel"),
+        ("POST", "/resume"),
+        ("POST", "/replay"),
+    ],
 )
 def test_an_unknown_run_is_a_plain_404(method: str, path: str) -> None:
     house = House()
@@ -141,9 +147,25 @@ def test_a_run_is_cancelled_and_resumed(verb: str) -> None:
     assert house.runs.asked == [(verb, run_id)]
 
 
-@pytest.mark.parametrize("verb", ["cancel", "resume"])
+@pytest.mark.parametrize("verb", ["cancel", "resume", "replay"])
 def test_what_is_too_late_for_a_run_is_a_conflict(verb: str) -> None:
     house = House(runs=FakeRuns(refusal=RunOverError("run_1 has finished already")))
     answer = house.post(f"/api/runs/{begun(house)}/{verb}", b"")
     assert (answer.status, answer.error["code"]) == (409, "run.over")
     assert answer.error["message"] == "run_1 has finished already"
+
+
+@pytest.mark.parametrize(("body", "model"), [(b"", None), ({}, None), ({"model": "big"}, "big")])
+def test_a_run_is_replayed_perhaps_with_another_model(body: Any, model: str | None) -> None:
+    house = House()
+    run_id = begun(house)
+    answer = house.post(f"/api/runs/{run_id}/replay", body)
+    assert (answer.status, answer.json()) == (200, {"id": run_id, "same": True})
+    assert house.runs.asked == [(f"replay with {model}", run_id)]
+
+
+def test_a_wrong_body_replays_nothing() -> None:
+    house = House()
+    answer = house.post(f"/api/runs/{begun(house)}/replay", {"modell": "big"})
+    assert answer.status == 400
+    assert house.runs.asked == []
