@@ -32,7 +32,7 @@ from murmurate.agents.ports import Sandbox
 from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
-from murmurate.cache.service import Cached
+from murmurate.cache.service import Cached, Policy
 from murmurate.config import (
     Config,
     EmbeddingsConfig,
@@ -300,13 +300,14 @@ def chain(
     for name in backends:
         watch_load(metrics, routed, name)
     watch_cache(metrics, store)
-    plain = Cached(
-        Asked(routed, journals),
-        store=store,
-        clock=clock,
-        tracer=tracer,
-        policy=lambda r: None if is_replay(journals, r) else plain_policy(config, r),
-    )
+
+    def cached(below: Model, policy: Policy) -> Cached:
+        def but_no_replay(request: Request) -> str | None:
+            return None if is_replay(journals, request) else policy(request)
+
+        return Cached(below, store=store, clock=clock, tracer=tracer, policy=but_no_replay)
+
+    plain = cached(Asked(routed, journals), lambda r: plain_policy(config, r))
     agents = Agents(
         plain,
         agents=config.agents,
@@ -315,13 +316,7 @@ def chain(
         journals=journals,
         tracer=tracer,
     )
-    answers = Cached(
-        agents,
-        store=store,
-        clock=clock,
-        tracer=tracer,
-        policy=lambda r: None if is_replay(journals, r) else agent_policy(config, collections, r),
-    )
+    answers = cached(agents, lambda r: agent_policy(config, collections, r))
     return Sessions(
         answers,
         log=outside.log,

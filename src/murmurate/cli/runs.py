@@ -78,8 +78,8 @@ def start(
 
     \b
     Examples:
-      murmurate runs start assistant "How long is a cached answer kept?" --follow
-      murmurate runs start assistant "And a session?" --session sess_…
+      murmurate runs start assistant "12 * (3 + 4)" --follow
+      murmurate runs start assistant "And half of it?" --session sess_…
     """
     server = find(url, key, state)
     body = {
