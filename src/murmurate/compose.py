@@ -32,7 +32,7 @@ from murmurate.agents.ports import Sandbox
 from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
-from murmurate.cache.service import Cached
+from murmurate.cache.service import Cached, Policy
 from murmurate.config import (
     Config,
     EmbeddingsConfig,
@@ -71,6 +71,7 @@ from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.replay import Asked, Replays, is_replay
 from murmurate.jobs.retention import Retention
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
@@ -190,9 +191,12 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         is_run=lambda request: request.session is not None and request.model in config.agents,
     )
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    replays = Replays(
+        sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
+    )
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, metrics))
+    app = gateway(config, outside, opened, Inside(platform, runs, replays, metrics))
     retention = Retention(
         log=outside.log,
         clock=outside.clock,
@@ -209,6 +213,7 @@ class Inside:
 
     platform: "Platform"
     runs: Runs
+    replays: Replays
     metrics: Metrics
 
 
@@ -238,7 +243,12 @@ def gateway(config: Config, outside: Outside, opened: "OpenedKeys", inside: Insi
             ids=outside.ids,
             on_secret=opened.on_secret,
         ),
-        background=Background(inside.runs, requests=requests, body_bytes_max=body_bytes_max),
+        background=Background(
+            inside.runs,
+            replays=inside.replays,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+        ),
     )
     return Gateway(
         handlers,
@@ -300,9 +310,14 @@ def chain(
     for name in backends:
         watch_load(metrics, routed, name)
     watch_cache(metrics, store)
-    plain = Cached(
-        routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
-    )
+
+    def cached(below: Model, policy: Policy) -> Cached:
+        def but_no_replay(request: Request) -> str | None:
+            return None if is_replay(journals, request) else policy(request)
+
+        return Cached(below, store=store, clock=clock, tracer=tracer, policy=but_no_replay)
+
+    plain = cached(Asked(routed, journals), lambda r: plain_policy(config, r))
     agents = Agents(
         plain,
         agents=config.agents,
@@ -311,13 +326,7 @@ def chain(
         journals=journals,
         tracer=tracer,
     )
-    answers = Cached(
-        agents,
-        store=store,
-        clock=clock,
-        tracer=tracer,
-        policy=lambda r: agent_policy(config, collections, r),
-    )
+    answers = cached(agents, lambda r: agent_policy(config, collections, r))
     return Sessions(
         answers,
         log=outside.log,

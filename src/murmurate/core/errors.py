@@ -401,7 +401,7 @@ class RunOpenError(MurmurateError):
 
 
 class RunOverError(MurmurateError):
-    """A run that has ended can't be cancelled, and one that is under way can't be resumed.
+    """A run that is over can't be cancelled; one that is under way can't be resumed or replayed.
 
     `murmurate runs show` tells where it stands.
     """

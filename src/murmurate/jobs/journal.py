@@ -15,6 +15,7 @@ from murmurate.jobs.entries import (
     Failed,
     Kind,
     Nothing,
+    Read,
     StepDone,
     Stumbled,
     answer_of,
@@ -23,6 +24,8 @@ from murmurate.jobs.entries import (
 
 DETAIL_CHARS_MAX = 500
 """How much of an error's words is kept: they may quote what a model said."""
+NOTHING = msgspec.Raw(b"null")
+"""What a step has come to that is only begun."""
 
 
 class KeptJournal:
@@ -40,6 +43,8 @@ class KeptJournal:
         self._past: Mapping[int, StepDone] = {step.number: step for step in past}
         self._numbers = 0
         self._last: list[Entry] = []
+        self._read: list[Entry] = []
+        """Up to where the session was read, until it is written with whatever comes next."""
         self.is_written = False
         self.is_over = False
         self.has_advanced = False
@@ -61,20 +66,24 @@ class KeptJournal:
 
     def sees(self, seq: int) -> None:
         """Note up to which entry its session was read; see `Journal`."""
+        if self.is_written and self.seen is None:
+            self._read = [self._entry(Kind.READ, Read(seq))]
         self._begun = msgspec.structs.replace(self._begun, seen=seq)
 
-    def step(self, kind: StepKind, name: str) -> "KeptStep":
+    def step(self, kind: StepKind, name: str, arguments: str = "") -> "KeptStep":
         """Begin the next step; see `Journal`."""
         self._numbers += 1
         number = self._numbers
         past = self._past.get(number)
-        if past is not None and (past.kind, past.name) != (kind, name):
+        begun = StepDone(number, kind, name, NOTHING, arguments)
+        if past is not None and msgspec.structs.replace(past, outcome=NOTHING) != begun:
+            was, now = f"{past.kind.value} {past.name!r}", f"{kind.value} {name!r}"
             raise RunDivergedError(
-                f"step {number} of {id_of(self.claim.stream)} was {past.kind.value} {past.name!r}"
-                f" and would be {kind.value} {name!r} now: the agent, its code or its documents"
-                " have changed in between. `murmurate replay` shows where"
+                f"step {number} of {id_of(self.claim.stream)} was {was} and would be"
+                f" {now if now != was else 'that with other arguments'} now: the agent, its code"
+                " or its documents have changed in between. `murmurate replay` shows where"
             )
-        return KeptStep(self, number, kind=kind, name=name, past=past)
+        return KeptStep(self, begun, past)
 
     async def finish(self, entries: Sequence[Entry], answer: Sequence[Delta]) -> None:
         """Write the run's end, and the entries with it; see `Journal`."""
@@ -119,7 +128,8 @@ class KeptJournal:
 
     async def _append(self, entries: Sequence[Entry], *work: Work) -> None:
         if self.is_written:
-            await self._log.append(entries, fence=self.claim, work=work)
+            await self._log.append([*self._read, *entries], fence=self.claim, work=work)
+            self._read = []
             return
         self.is_written = True  # of steps side by side the first one writes the beginning
         begun = self._entry(Kind.BEGUN, self._begun)
@@ -138,15 +148,11 @@ class KeptJournal:
 class KeptStep:
     """A step of a run; see `core.journal.Step`."""
 
-    def __init__(
-        self, journal: KeptJournal, number: int, *, kind: StepKind, name: str, past: StepDone | None
-    ) -> None:
+    def __init__(self, journal: KeptJournal, begun: StepDone, past: StepDone | None) -> None:
         self._journal = journal
-        self._number = number
-        self._kind = kind
-        self._name = name
+        self._begun = begun
         self.outcome = None if past is None else bytes(past.outcome)
-        self.key = f"{id_of(journal.claim.stream)}:{number}"
+        self.key = f"{id_of(journal.claim.stream)}:{begun.number}"
 
     async def done(self, outcome: bytes) -> None:
         """Write down what the step came to."""
@@ -157,7 +163,7 @@ class KeptStep:
         self._journal.hold(self._kept(outcome))
 
     def _kept(self, outcome: bytes) -> StepDone:
-        return StepDone(self._number, self._kind, self._name, msgspec.Raw(outcome))
+        return msgspec.structs.replace(self._begun, outcome=msgspec.Raw(outcome))
 
 
 class OpenJournals:
@@ -165,13 +171,13 @@ class OpenJournals:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._open: dict[str, KeptJournal] = {}
+        self._open: dict[str, Journal] = {}
 
     def of(self, request: Request) -> Journal:
         """Return the journal of the request's run, or one that keeps nothing."""
         return self._open.get(request.id) or Unkept(request.id, self._log)
 
-    def open(self, request: Request, journal: KeptJournal) -> None:
+    def open(self, request: Request, journal: Journal) -> None:
         """Keep the request's steps there from now on."""
         self._open[request.id] = journal
 
