@@ -174,11 +174,11 @@ def page(db: sqlite3.Connection, tenant: str, stream: str, after: int, *, beginn
             break
         entries.append(stored)
         following += 1
-    damage = _missing(key, following, head, behind=behind, damage=damage)
+    damage = missing(key, following, head, behind=behind, damage=damage)
     return Page(tuple(entries), more=following <= head.seq, damage=damage)
 
 
-def _missing(
+def missing(
     key: tuple[str, str],
     following: int,
     head: Head,
