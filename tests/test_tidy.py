@@ -37,6 +37,7 @@ COVERED_ELSEWHERE = {
     "adapters/postgres/format.py": "tests/adapters/test_postgres_log.py",
     "adapters/postgres/queries.py": "tests/adapters/test_postgres_log.py, tests/ports/test_log.py",
     "adapters/postgres/readers.py": "tests/adapters/test_postgres_log.py",
+    "adapters/postgres/survey.py": "tests/cli/test_log_check.py",
     "adapters/postgres/works.py": "tests/ports/test_log.py",
     "adapters/postgres/writer.py": "tests/adapters/test_postgres_log.py",
     "adapters/postgres/writes.py": "tests/ports/test_log.py",

@@ -398,9 +398,9 @@ class LogNewerError(MurmurateError):
 
 
 class LogUnavailableError(MurmurateError):
-    """The log cannot be written (disk full, file locked).
+    """The log cannot be written or read (disk full, file locked, server not reached).
 
-    Nothing was acknowledged: make room, then try again.
+    Nothing was acknowledged: see what the message says, then try again.
     """
 
     code = "log.unavailable"

@@ -120,7 +120,7 @@ async def composed(message: ServerBoot) -> compose.Service:
     workers = compose.Workers(
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
-    outside = compose.outside(message.config, state, workers)
+    outside = await compose.outside(message.config, state, workers)
     opened = await compose.open_keys(
         outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
     )

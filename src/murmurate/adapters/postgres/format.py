@@ -61,8 +61,13 @@ MIGRATIONS: tuple[Migration, ...] = ()
 
 BOUNDS = f"""SET LOCAL lock_timeout = '{LOCK_S}s';
     SET LOCAL statement_timeout = '{STATEMENT_S}s';
-    SET LOCAL idle_in_transaction_session_timeout = '{STALLED_S}s'"""
-"""Set in each transaction, not once in the session: a pooler gives every transaction another."""
+    SET LOCAL idle_in_transaction_session_timeout = '{STALLED_S}s';
+    SELECT set_config('synchronous_commit', 'on', true)
+        WHERE current_setting('synchronous_commit') = 'off'"""
+"""Set in each transaction, not once in the session: a pooler gives every transaction another.
+
+What is acknowledged is durable, also for a role or a database that is set to forget it; more than
+that (`remote_apply`) stays as it is."""
 
 
 def lock(database: Database) -> str:

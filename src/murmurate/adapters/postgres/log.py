@@ -98,6 +98,11 @@ class PostgresLog:
         )
 
     @property
+    def name(self) -> str:
+        """Where the log is, without any secret."""
+        return f"{self._database.name}, schema {self._database.schema}"
+
+    @property
     def damage(self) -> Sequence[Damage]:
         """What was found to be damaged or lost since the start."""
         return self._book.known
