@@ -31,6 +31,11 @@ COVERED_ELSEWHERE = {
     "adapters/sqlite/survey.py": "tests/cli/test_log_check.py",
     "adapters/sqlite/works.py": "tests/ports/test_log.py",
     "adapters/sqlite/writer.py": "tests/adapters/test_sqlite_log.py",
+    # A copy has two ends: all are tested by the command.
+    "adapters/log_checksums.py": "tests/ports/test_log.py, tests/adapters/test_sqlite_log.py",
+    "adapters/log_copy.py": "tests/cli/test_log.py",
+    "adapters/sqlite/transfer.py": "tests/cli/test_log.py",
+    "adapters/postgres/transfer.py": "tests/cli/test_log.py",
     # The parts of the log in PostgreSQL, tested through it.
     "adapters/postgres/bell.py": "tests/adapters/test_postgres_log.py",
     "adapters/postgres/database.py": "tests/adapters/test_postgres_log.py",

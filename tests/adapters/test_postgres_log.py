@@ -225,7 +225,7 @@ def test_connections_that_are_ended_are_made_anew_and_nobody_notices(
     postgres: PostgresServer, schema: str
 ) -> None:
     ending = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE application_name = 'murmurate' AND datname = current_database()"""
+        WHERE application_name LIKE 'murmurate log_%' AND datname = current_database()"""
 
     async def story(log: PostgresLog) -> None:
         await log.append([entry("1")])

@@ -47,9 +47,9 @@ class StateInUseError(MurmurateError):
 
 
 class StateNotEmptyError(MurmurateError):
-    """`murmurate restore` found a log in the state folder.
+    """`murmurate restore` or `murmurate log copy` found a log where it was to put one.
 
-    Use another folder, or replace it with `--force`.
+    Name another place; `restore` replaces it with `--force`.
     """
 
     code = "state.not_empty"

@@ -22,7 +22,6 @@ CONNECT_S = 5
 COMMAND_S = 30.0
 """The longest a statement may take; then its connection is given up."""
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
-APPLICATION = "murmurate"
 
 Connection = asyncpg.Connection
 """What the other modules of this package talk to."""
@@ -62,8 +61,12 @@ _DAMAGE = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
 class Database:
     """A PostgreSQL database, and the schema of the log in it."""
 
-    def __init__(self, url: str, *, schema: str = "murmurate", password: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, schema: str = "murmurate", password: str | None = None, verb: str = ""
+    ) -> None:
         """The `url` may hold a password; `password` counts before it.
+
+        `verb` says what we do there, where it is not to serve.
 
         `statement_cache_size=0` in the URL turns prepared statements off (old poolers).
 
@@ -75,6 +78,7 @@ class Database:
                 f"log.schema = {schema!r}: expected small letters, digits and '_', at most 40"
             )
         self.schema = schema
+        self._application = application(schema, verb)
         try:
             parts = urlsplit(url)
             pairs = parse_qsl(parts.query, keep_blank_values=True)
@@ -118,7 +122,7 @@ class Database:
                 timeout=CONNECT_S,
                 command_timeout=COMMAND_S,
                 statement_cache_size=self._cache_size,
-                server_settings={"application_name": APPLICATION},
+                server_settings={"application_name": self._application},
             )
         except (*LOST, asyncpg.PostgresError, ValueError) as cause:
             # No cause is chained: some drivers' errors show their arguments, and so the password.
@@ -153,6 +157,11 @@ class Database:
         for value in self._secrets:
             said = said.replace(value, "[hidden]")
         return said
+
+
+def application(schema: str, verb: str = "") -> str:
+    """Return what the connections to a schema call themselves at the server."""
+    return " ".join(word for word in ("murmurate", verb, schema) if word)
 
 
 def is_of_the_server(cause: Exception) -> bool:

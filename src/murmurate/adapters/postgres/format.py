@@ -1,6 +1,6 @@
 """The log's tables in PostgreSQL: made and brought up to date by one server at a time.
 
-The same columns and checksums as `adapters/sqlite/format.py` has. Names are compared by their
+The same columns as `adapters/sqlite/format.py` has. Names are compared by their
 bytes (`COLLATE "C"`), so that both stores list streams in the same order, whatever the locale.
 """
 

@@ -6,9 +6,9 @@ Each row is compared with its checksum as it comes, as in `adapters/sqlite/queri
 from collections.abc import Sequence
 from typing import Any
 
+from murmurate.adapters.log_checksums import entry_checksum, head_checksum
 from murmurate.adapters.postgres.database import Connection, Database
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
-from murmurate.adapters.sqlite.format import entry_checksum, head_checksum
 from murmurate.adapters.sqlite.queries import PAGE_BYTES, PAGE_ROWS, Head, Page, missing
 from murmurate.core.ports import Stored, WorkInfo
 

@@ -8,10 +8,10 @@ them; then everything is written at once. One that fails was never written, so n
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
+from murmurate.adapters.log_checksums import head_checksum
 from murmurate.adapters.postgres.database import Connection, Database
 from murmurate.adapters.postgres.queries import checksum
 from murmurate.adapters.sqlite.damage import Damage, Reason
-from murmurate.adapters.sqlite.format import head_checksum
 from murmurate.adapters.sqlite.queries import Head
 from murmurate.core.errors import FencedError, LogConflictError, LogCorruptError, MurmurateError
 from murmurate.core.ports import (

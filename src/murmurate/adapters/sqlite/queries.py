@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from murmurate.adapters.log_checksums import entry_checksum, head_checksum
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
 from murmurate.adapters.sqlite.database import reading
-from murmurate.adapters.sqlite.format import entry_checksum, head_checksum
 from murmurate.core.errors import LogConflictError, LogCorruptError
 from murmurate.core.ports import SNAPSHOT, Entry, Stored
 from murmurate.core.types import Frozen
