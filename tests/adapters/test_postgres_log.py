@@ -10,6 +10,7 @@ from murmurate.adapters.postgres.bell import Bell
 from murmurate.adapters.postgres.database import Database
 from murmurate.adapters.postgres.format import VERSION, lock
 from murmurate.adapters.postgres.log import NAMES_BYTES_MAX, PostgresLog
+from murmurate.adapters.postgres.survey import survey
 from murmurate.adapters.sqlite.damage import Damage
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import (
@@ -33,9 +34,10 @@ from murmurate.testing.stories import (
     refused,
     seqs_of,
 )
-from tests.servers.postgres import PASSWORD, PostgresServer
+from tests.servers.postgres import PASSWORD, TLS, PostgresServer
 
 STORY_S = 60
+STRANGERS = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @pytest.fixture
@@ -324,13 +326,15 @@ def test_a_connection_lost_in_a_commit_leaves_the_outcome_open_and_says_so(
 def test_what_keeps_us_out_is_told_in_a_line_without_the_password(
     postgres: PostgresServer, schema: str
 ) -> None:
+    verified = f"{postgres.address}?sslmode=verify-full&sslrootcert="
     cases = {
         postgres.url.replace(PASSWORD, "wrong"): "password authentication failed",
         postgres.url.replace("127.0.0.1", "nowhere.invalid"): "cannot be reached",
         postgres.url.replace(f":{postgres.port}", ":1"): "cannot be reached",
         postgres.url.replace("/postgres", "/absent"): 'database "absent" does not exist',
-        f"{postgres.url}?sslmode=require": "SSL",
-        f"{postgres.url}?sslmode=strange": "sslmode",
+        f"{verified}{STRANGERS}": "certificate verify failed",
+        f"{verified}/nowhere": "a file that its URL names is not there",
+        f"{postgres.address}?sslmode=strange": "sslmode",
     }
 
     async def story() -> None:
@@ -340,6 +344,18 @@ def test_what_keeps_us_out_is_told_in_a_line_without_the_password(
             assert isinstance(error, LogUnavailableError)
             assert words in error.detail
             assert "postgresql://murmurate@" in error.detail
+
+    asyncio.run(story())
+
+
+def test_the_server_is_known_by_its_certificate(postgres: PostgresServer, schema: str) -> None:
+    async def story() -> None:
+        url = f"{postgres.address}?sslmode=verify-full&sslrootcert={TLS / 'ca.pem'}"
+        database = Database(url, schema=schema)
+        log = await PostgresLog.open(database, clock=SystemClock())
+        assert await log.append([entry("a")]) == [1]
+        await log.close()
+        assert (await survey(database)).is_encrypted
 
     asyncio.run(story())
 
@@ -361,7 +377,7 @@ def test_a_password_can_stand_beside_the_url_and_prepared_statements_can_be_left
     postgres: PostgresServer, schema: str
 ) -> None:
     async def story() -> None:
-        bare = postgres.url.replace(f":{PASSWORD}", "") + "?statement_cache_size=0"
+        bare = postgres.url.replace(f":{PASSWORD}", "") + "&statement_cache_size=0"
         database = Database(bare, schema=schema, password=PASSWORD)
         log = await PostgresLog.open(database, clock=SystemClock())
         assert await log.append([entry("a")]) == [1]

@@ -22,12 +22,14 @@ import asyncpg
 USER = "murmurate"
 PASSWORD = "correct-horse-battery"
 START_S = 60.0
+TLS = Path(__file__).parents[1] / "fixtures" / "tls"
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "80",
     "shared_buffers": "32MB",
     "fsync": "on",
+    "ssl": "on",
     "log_min_messages": "warning",
 }
 
@@ -59,10 +61,19 @@ class PostgresServer:
             cwd=self.folder,
         )
         assert done.returncode == 0, done.stderr.decode()
+        for name in ("server.crt", "server.key"):
+            shutil.copy(TLS / "server.pem", self.data / name)
+            (self.data / name).chmod(0o600)
+            if self._user is not None:
+                shutil.chown(self.data / name, self._user, self._user)
+
+    @property
+    def address(self) -> str:
+        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/postgres"
 
     @property
     def url(self) -> str:
-        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+        return f"{self.address}?sslmode=disable"  # quicker
 
     def new_schema(self) -> str:
         return f"log_{next(self._schemas)}"

@@ -84,5 +84,5 @@ class Bell:
             self._stir.clear()
             if self._asked and not connection.is_closed():
                 self._asked = False
-                await connection.execute("SELECT pg_notify($1, '')", self._channel)
+                await connection.execute(f'NOTIFY "{self._channel}"')
                 await self._clock.sleep(PAUSE_S)

@@ -55,6 +55,7 @@ _OF_THE_SERVER = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InsufficientPrivilegeError,
 )
+_POOLER = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _DAMAGE = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
 
 
@@ -92,6 +93,8 @@ class Database:
         if not cache.isdecimal():
             raise ConfigError("log.url: statement_cache_size: expected a number")
         self._cache_size = int(cache)
+        self.is_pooled = self._cache_size == 0
+        """Two statements may go to two servers' connections, unless a transaction holds them."""
         self._url = urlunsplit(parts._replace(query=urlencode(query)))
         self._password = password
         host = parts.netloc.rpartition("@")[2] or query.get("host", "")
@@ -130,11 +133,13 @@ class Database:
 
     def unreachable(self, cause: Exception) -> LogUnavailableError:
         """Return our error for a connection that could not be made; nothing was written."""
-        if isinstance(cause, TimeoutError):
+        if isinstance(cause, FileNotFoundError):
+            why = "a file that its URL names is not there (sslrootcert, sslcert, sslkey, a socket)"
+        elif isinstance(cause, TimeoutError):
             why = f"no answer within {CONNECT_S:.0f} s"
         else:
             why = self._words(cause)
-        lasting = isinstance(cause, (*_REFUSED, ValueError))
+        lasting = isinstance(cause, (*_REFUSED, ValueError, FileNotFoundError))
         return LogUnavailableError(
             f"{self.name} cannot be reached: {why}; nothing was written",
             retry_s=None if lasting else 1.0,
@@ -145,6 +150,11 @@ class Database:
         if isinstance(cause, asyncpg.PostgresError) and isinstance(cause, _DAMAGE):
             return LogCorruptError(
                 f"{self.name}: {self._words(cause)}; restore its backup, or ask who runs it"
+            )
+        if isinstance(cause, _POOLER):
+            return LogUnavailableError(
+                f"{self.name}: {self._words(cause)}: a pooler that knows no prepared statements"
+                " needs statement_cache_size=0 in log.url"
             )
         if isinstance(cause, LOST):
             why = "no answer in time" if isinstance(cause, TimeoutError) else self._words(cause)

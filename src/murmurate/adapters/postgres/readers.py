@@ -74,7 +74,11 @@ class Readers:
 
     async def _on(self, connection: Connection, query: Callable[[Connection], Awaitable[_T]]) -> _T:
         try:
-            found = await query(connection)
+            if self._database.is_pooled:
+                async with connection.transaction(readonly=True):
+                    found = await query(connection)
+            else:
+                found = await query(connection)
         except asyncpg.PostgresError as cause:
             if isinstance(cause, LOST):
                 connection.terminate()

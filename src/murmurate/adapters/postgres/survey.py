@@ -40,7 +40,8 @@ async def survey(database: Database) -> PostgresSurvey:
     """
     connection = await database.connect()
     try:
-        return await _survey(connection, database)
+        async with connection.transaction(readonly=True):
+            return await _survey(connection, database)
     except (*LOST, asyncpg.PostgresError) as cause:
         raise database.translate(cause) from None
     finally:

@@ -44,12 +44,13 @@ _PUT_HEADS = """INSERT INTO log.head (tenant, stream, seq, first, snapshot, crc)
     ON CONFLICT (tenant, stream) DO UPDATE SET seq = excluded.seq, first = excluded.first,
         snapshot = excluded.snapshot, crc = excluded.crc"""
 # Positions are drawn in the order of the rows: a tail sees them in the order of the appends.
-_INSERT = """INSERT INTO log.entry (tenant, stream, seq, epoch, kind, at, crc, body)
+_APPEND = f"""WITH heads AS ({_PUT_HEADS})
+    INSERT INTO log.entry (tenant, stream, seq, epoch, kind, at, crc, body)
     SELECT tenant, stream, seq, epoch, kind, at, crc, body
-    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[],
-        $7::bigint[], $8::bytea[])
+    FROM unnest($7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::bigint[],
+        $13::bigint[], $14::bytea[])
         WITH ORDINALITY AS e (tenant, stream, seq, epoch, kind, at, crc, body, place)
-    ORDER BY place"""
+    ORDER BY place"""  # noqa: S608 - our own words
 # New work stands behind the last turn of its tenant, or of whoever was served last.
 _OFFER = """INSERT INTO log.work SELECT $1, $2, $3, $4, 1 + greatest(0,
         (SELECT max(turn) FROM log.work WHERE queue = $3 AND priority = $4 AND tenant = $1),
@@ -176,7 +177,7 @@ class Writes:
         self._sql = {
             statement: database.sql(statement)
             for statement in (
-                *(_HEADS, _HOLDERS, _RUNNERS, _PUT_HEADS, _INSERT),
+                *(_HEADS, _HOLDERS, _RUNNERS, _PUT_HEADS, _APPEND),
                 *(_OFFER, _PUT_BACK, _NUDGE, _DONE, _PUT_SNAPSHOT),
                 *(_ENTRY, _OLD_SNAPSHOT, _FORGET, _FORGET_SNAPSHOT),
             )
@@ -193,9 +194,9 @@ class Writes:
                 outcomes.append(plan.add(appending))
             except (FencedError, LogConflictError, LogCorruptError) as error:
                 outcomes.append(error)
-        await self._put_heads(db, plan.touched)
         if plan.rows:
-            await db.execute(self._sql[_INSERT], *columns(plan.rows))
+            heads = columns(_head_rows(plan.touched))
+            await db.execute(self._sql[_APPEND], *heads, *columns(plan.rows))
         for statement, many in _runs(plan.changes):
             await db.executemany(self._sql[statement], many)
         return outcomes
@@ -214,7 +215,7 @@ class Writes:
         position, epoch = found
         crc = checksum(Stored(*key, seq, position, epoch, SNAPSHOT, at_ms, body))
         await db.execute(self._sql[_PUT_SNAPSHOT], *key, seq, position, epoch, at_ms, crc, body)
-        await self._put_heads(db, {key: Head(head.seq, head.first, seq)})
+        await self._put_head(db, key, Head(head.seq, head.first, seq))
 
     async def forget(self, db: Connection, key: Key, before: int | None) -> None:
         """Delete the entries below `before`, or all with the snapshot."""
@@ -227,7 +228,7 @@ class Writes:
         if before is None:
             await db.execute(self._sql[_FORGET_SNAPSHOT], *key)
         kept = 0 if before is None else head.snapshot
-        await self._put_heads(db, {key: Head(head.seq, cut, kept)})
+        await self._put_head(db, key, Head(head.seq, cut, kept))
 
     async def _plan(self, db: Connection, appends: Sequence[Appending]) -> Plan:
         """Read what the appends depend on."""
@@ -268,17 +269,18 @@ class Writes:
             raise damaged_head(key)
         return head
 
-    async def _put_heads(self, db: Connection, heads: Mapping[Key, Head]) -> None:
-        """Write heads with their checksums."""
-        if heads:
-            rows = [head_row(key, head) for key, head in sorted(heads.items())]
-            await db.execute(self._sql[_PUT_HEADS], *columns(rows))
+    async def _put_head(self, db: Connection, key: Key, head: Head) -> None:
+        """Write a head with its checksum."""
+        await db.execute(self._sql[_PUT_HEADS], *columns(_head_rows({key: head})))
 
 
-def head_row(key: Key, head: Head) -> Row:
-    """Return a head as its table has it."""
-    counts = (head.seq, head.first, head.snapshot)
-    return (*key, *counts, head_checksum((key[0].encode(), key[1].encode()), *counts))
+def _head_rows(heads: Mapping[Key, Head]) -> list[Row]:
+    """Return heads as their table has them."""
+    return [
+        (*key, *counts, head_checksum((key[0].encode(), key[1].encode()), *counts))
+        for key, head in sorted(heads.items())
+        for counts in [(head.seq, head.first, head.snapshot)]
+    ]
 
 
 def damaged_head(key: Key) -> LogCorruptError:
