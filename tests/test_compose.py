@@ -621,7 +621,10 @@ def test_a_model_elsewhere_needs_its_key_at_the_start(tmp_path: Path) -> None:
 
 
 def test_the_log_is_opened_where_the_configuration_has_it(
-    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("LOG_URL_OF_THIS_TEST", postgres.url)
     schema = postgres.new_schema()
@@ -634,9 +637,15 @@ def test_the_log_is_opened_where_the_configuration_has_it(
         await outside.log.append([Entry("default", "session/1", "note", b"kept")])
         await compose.close(outside)
 
+    (tmp_path / "truth.db").write_bytes(b"of before")
     asyncio.run(story())
-    assert [row["body"] for row in postgres.ask(f"SELECT body FROM {schema}.entry")] == [b"kept"]
-    assert not (tmp_path / "truth.db").exists()
+    hint = f"schema {schema} is empty; `murmurate log copy {tmp_path} …` takes truth.db there"
+    assert hint in capsys.readouterr().err
+    asyncio.run(story())
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "truth.db").read_bytes() == b"of before"
+    bodies = [row["body"] for row in postgres.ask(f"SELECT body FROM {schema}.entry")]
+    assert bodies == [b"kept", b"kept"]
 
 
 def test_the_first_pass_reads_a_collection_for_each_of_its_tenants() -> None:

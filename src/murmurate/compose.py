@@ -655,7 +655,17 @@ async def _log(
         return SqliteLog(state / "truth.db", clock=clock, on_damage=damaged, told=tell)
     log = await open_postgres(place, clock=clock, on_damage=damaged)
     events.event("log.opened", detail=log.name)
+    if (state / "truth.db").exists() and await _is_new(log):
+        tell(f"{log.name} is empty; `murmurate log copy {state} …` takes truth.db there")
     return log
+
+
+async def _is_new(log: Log) -> bool:
+    """Tell whether nobody has started on this log yet: the first start leaves a key in it."""
+    async with aclosing(log.streams(OPERATOR_TENANT, "")) as names:
+        async for _ in names:
+            return False
+    return True
 
 
 async def open_postgres(

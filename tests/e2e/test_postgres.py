@@ -34,6 +34,7 @@ def test_a_service_keeps_its_turns_in_postgresql_over_kills_of_both(
         status, _, body = turn(service, session, "lost")
         assert (status, body["error"]["code"]) == (503, "log.unavailable")
         assert PASSWORD not in str(body)
+        service.kill("server")  # its successor waits for PostgreSQL
         postgres.start()
         said_again(service, session, "three")
         assert said(service, session) == ["one", "two", "three"]

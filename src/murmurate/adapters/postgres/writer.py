@@ -168,7 +168,7 @@ class GroupWriter:
         """
         try:
             connection = await self._connected()
-        except MurmurateError as error:
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits: the task must live
             _fail(jobs, error)
             return
         step = _Step.BEGIN
