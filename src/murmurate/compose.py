@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Seque
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -39,10 +39,12 @@ from murmurate.config import (
     EmbeddingsEngine,
     Engine,
     KnowledgeConfig,
+    LogPlace,
     ModelConfig,
     Remote,
     documents_path,
     listen_address,
+    log_place,
     remote,
 )
 from murmurate.core.clock import Clock, SystemClock
@@ -85,6 +87,9 @@ from murmurate.observe.spans import Recorder, SpanRecord
 from murmurate.router.lanes import Load, QueueLimits
 from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
+
+if TYPE_CHECKING:
+    from murmurate.adapters.postgres.log import PostgresLog
 
 NOT_READ = "not read yet"
 NOT_READABLE = "can't be read"
@@ -690,8 +695,8 @@ class Place:
         return self.state / ("server.log" if self.number == 0 else f"server-{self.number}.log")
 
 
-def outside(config: Config, place: Place, workers: Workers) -> Outside:
-    """Return the real adapters of a server process. Call it inside the event loop."""
+async def outside(config: Config, place: Place, workers: Workers) -> Outside:
+    """Return the real adapters of a server process."""
     state = place.state
     clock = SystemClock()
     ids = Ids(clock, random.SystemRandom())
@@ -712,7 +717,7 @@ def outside(config: Config, place: Place, workers: Workers) -> Outside:
     )
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     events = JsonLog(place.events, clock=clock)
-    log = _log(state / "truth.db", clock=clock, events=events)
+    log = await _log(config, state, clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
         for name, model in config.models.items()
@@ -742,7 +747,9 @@ def outside(config: Config, place: Place, workers: Workers) -> Outside:
     )
 
 
-def _log(path: Path, *, clock: Clock, events: EventLog) -> SqliteLog:
+async def _log(
+    config: Config, state: Path, *, clock: Clock, events: EventLog
+) -> "SqliteLog | PostgresLog":
     """Open the log; what is done to its file is told to whoever watches the start, and kept."""
 
     def damaged(damage: Damage) -> None:
@@ -752,7 +759,43 @@ def _log(path: Path, *, clock: Clock, events: EventLog) -> SqliteLog:
         sys.stderr.write(f"murmurate: {what}\n")
         events.event("log.opened", detail=what)
 
-    return SqliteLog(path, clock=clock, on_damage=damaged, told=tell)
+    place = log_place(config.log)
+    if place is None:
+        return SqliteLog(state / "truth.db", clock=clock, on_damage=damaged, told=tell)
+    log = await open_postgres(place, clock=clock, on_damage=damaged)
+    events.event("log.opened", detail=log.name)
+    if (state / "truth.db").exists() and await _is_new(log):
+        tell(f"{log.name} is empty; `murmurate log copy {state} …` takes truth.db there")
+    return log
+
+
+async def _is_new(log: Log) -> bool:
+    """Tell whether nobody has started on this log yet: the first start leaves a key in it."""
+    async with aclosing(log.streams(OPERATOR_TENANT, "")) as names:
+        async for _ in names:
+            return False
+    return True
+
+
+async def open_postgres(
+    place: LogPlace, *, clock: Clock, on_damage: Callable[[Damage], None]
+) -> "PostgresLog":
+    """Open the log in PostgreSQL, whose driver is loaded by nobody else.
+
+    Raises:
+        MissingPartError: The driver is not installed.
+        LogNewerError: A newer version wrote the log.
+        LogUnavailableError: The server is not there, refuses us, or is not as we need it.
+    """
+    try:
+        from murmurate.adapters.postgres.database import Database  # noqa: PLC0415 - an extra
+        from murmurate.adapters.postgres.log import PostgresLog  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as cause:
+        raise MissingPartError(
+            f"log.url needs {cause.name}, which is not installed: pip install 'murmurate[postgres]'"
+        ) from cause
+    database = Database(place.url, schema=place.schema, password=place.password)
+    return await PostgresLog.open(database, clock=clock, on_damage=on_damage)
 
 
 def read_troubles(path: Path) -> dict[str, Trouble]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -108,6 +108,22 @@ class WorkersConfig(Section, frozen=True):
     """How much the library may take."""
     sandbox_memory_bytes_max: Memory | None = 1024**3
     """How much the sandbox may take, and each of its interpreters."""
+
+
+class LogConfig(Section, frozen=True):
+    """Where everything that must survive is kept: in the state folder, or in PostgreSQL.
+
+    With PostgreSQL, several servers can share it.
+    """
+
+    url: str | None = None
+    """`postgresql://USER@HOST:PORT/DATABASE`, with its parameters, such as `?sslmode=verify-full`;
+    or a reference, `env:NAME` or `file:PATH`, to one with a password. [`truth.db` in the state
+    folder]"""
+    password: str | None = None
+    """A reference to the password, `env:NAME` or `file:PATH`; never the password itself."""
+    schema: str = "murmurate"
+    """The schema of the database that the log has for itself; made at the first start."""
 
 
 class Engine(StrEnum):
@@ -316,6 +332,7 @@ class Config(Section, frozen=True):
     server: ServerConfig = ServerConfig()
     http: HttpConfig = HttpConfig()
     workers: WorkersConfig = WorkersConfig()
+    log: LogConfig = LogConfig()
     models: dict[str, ModelConfig] = msgspec.field(
         default_factory=lambda: {
             "tiny": ModelConfig(
@@ -357,6 +374,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "server": ServerConfig,
     "http": HttpConfig,
     "workers": WorkersConfig,
+    "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
     "cache": CacheConfig,
@@ -375,13 +393,15 @@ _PATHS = {
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
 
-_SECRETS = {"key", "headers", "proxy"}
+_SECRETS = {"key", "headers", "proxy", "password"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "accept"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
+SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+_POSTGRES_URL = "expected postgresql://USER@HOST:PORT/DATABASE"
 TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -529,6 +549,35 @@ def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
     )
 
 
+class LogPlace(msgspec.Struct, frozen=True):
+    """Where the log is in PostgreSQL, with the secrets themselves: for memory only."""
+
+    url: str
+    schema: str
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        """Show no secret: tracebacks and logs show representations."""
+        return f"LogPlace(schema={self.schema!r})"
+
+
+def log_place(log: LogConfig) -> LogPlace | None:
+    """Return where the log is in PostgreSQL, references resolved; None: in the state folder.
+
+    `ConfigError`: a reference leads nowhere.
+    """
+    if log.url is None:
+        return None
+    try:
+        return LogPlace(
+            secret(log.url) if _is_reference(log.url) else log.url,
+            log.schema,
+            None if log.password is None else secret(log.password),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"log: {error.detail}") from error
+
+
 def secret(reference: str) -> str:
     """Resolve `env:NAME` or `file:PATH`; the value itself is never accepted, so it can't leak."""
     kind, _, rest = reference.partition(":")
@@ -650,6 +699,7 @@ def _check(config: Config) -> None:
                     f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
                 )
     _check_embeddings(config)
+    _check_log(config.log)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -715,6 +765,35 @@ def _check_embeddings(config: Config) -> None:
                     f"embeddings.{field.name}: engine {embeddings.engine.value!r} has no use for it"
                 )
     _check_remote("embeddings", embeddings)
+
+
+def _check_log(log: LogConfig) -> None:
+    """Check where the log is. No value that may be secret is shown."""
+    if log.password is not None and not _is_reference(log.password):
+        raise ConfigError("log.password: expected a reference, env:NAME or file:PATH")
+    if log.url is None:
+        if log.password is not None or log.schema != LogConfig().schema:
+            raise ConfigError("log.url is missing: without it the log is in the state folder")
+        return
+    if not SCHEMA_NAME.fullmatch(log.schema):
+        raise ConfigError(
+            f"log.schema = {log.schema!r}: expected small letters, digits and '_', at most 40"
+        )
+    if _is_reference(log.url):
+        return
+    try:
+        parts = urlsplit(log.url)
+        usable = parts.scheme in {"postgresql", "postgres"} and parts.port != 0
+        named = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    except ValueError:  # the port is none, or the brackets of the address don't close
+        raise ConfigError(f"log.url: {_POSTGRES_URL}") from None
+    if parts.password is not None or named & {"password", "sslpassword"}:
+        raise ConfigError(
+            "log.url: it has a secret in it; put it into log.password, or the whole URL behind a"
+            " reference, such as env:NAME"
+        )
+    if not usable:
+        raise ConfigError(f"log.url: {_POSTGRES_URL}")
 
 
 def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:

@@ -236,6 +236,7 @@ CASES: dict[str, Callable[[Town], None] | str] = {
     "keys revoke": revokes,
     "doctor": examines,
     "backup": "works on the state folder of whoever may read it, and asks no server",
+    "log copy": "works on the logs of whoever may read and write them, and asks no server",
     "restore": "works on the state folder of whoever may write it, and asks no server",
 }
 

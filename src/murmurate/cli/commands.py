@@ -24,6 +24,7 @@ COMMANDS = {
     "keys": "murmurate.cli.keys",
     "backup": "murmurate.cli.backup",
     "restore": "murmurate.cli.backup",
+    "log": "murmurate.cli.log",
     "doctor": "murmurate.cli.doctor",
 }
 

@@ -47,9 +47,9 @@ class StateInUseError(MurmurateError):
 
 
 class StateNotEmptyError(MurmurateError):
-    """`murmurate restore` found a log in the state folder.
+    """`murmurate restore` or `murmurate log copy` found a log where it was to put one.
 
-    Use another folder, or replace it with `--force`.
+    Name another place; `restore` replaces it with `--force`.
     """
 
     code = "state.not_empty"
@@ -440,9 +440,9 @@ class LogNewerError(MurmurateError):
 
 
 class LogUnavailableError(MurmurateError):
-    """The log cannot be written (disk full, file locked).
+    """The log cannot be written or read (disk full, file locked, server not reached).
 
-    Nothing was acknowledged: make room, then try again.
+    Nothing was acknowledged: see what the message says, then try again.
     """
 
     code = "log.unavailable"

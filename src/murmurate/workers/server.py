@@ -154,7 +154,7 @@ async def composed(message: ServerBoot) -> compose.Service:
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
     place = compose.Place(state, message.runner, message.number)
-    outside = compose.outside(message.config, place, workers)
+    outside = await compose.outside(message.config, place, workers)
     opened = await compose.open_keys(
         outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
     )
