@@ -1,6 +1,6 @@
 """A server without its gateway: a real runner on a real log, with an agent that can be made to die.
 
-    python -m tests.crashes.worker LOG NAME FOLDER RECEIVER
+    python -m tests.crashes.worker LOG NAME FOLDER RECEIVER     (LOG: a path, or SCHEMA@URL)
 
 The agent does ten steps; each has an effect at the receiver and is journaled after it. A run
 whose message is `die before 3` or `hang after 7` ends or stops its worker there, the first time.
@@ -20,6 +20,8 @@ from pathlib import Path
 import uvloop
 
 from murmurate.adapters.logs import JsonLog
+from murmurate.adapters.postgres.database import Database
+from murmurate.adapters.postgres.log import PostgresLog
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.clock import SystemClock
 from murmurate.core.journal import StepKind
@@ -32,9 +34,13 @@ STEPS = 10
 SIGNALS = {"die": signal.SIGKILL, "hang": signal.SIGSTOP}
 
 
-def opened(where: str, clock: SystemClock) -> Log:
-    """Open the log at a path."""
-    return SqliteLog(Path(where), clock=clock)
+async def opened(where: str) -> Log:
+    """Open the log at a path, or in a PostgreSQL: `SCHEMA@URL`."""
+    clock = SystemClock()
+    schema, at, url = where.partition("@")
+    if not at:
+        return SqliteLog(Path(where), clock=clock)
+    return await PostgresLog.open(Database(url, schema=schema), clock=clock)
 
 
 class Agent:
@@ -80,7 +86,7 @@ class Agent:
 async def main(where: str, name: str, folder: Path, receiver: str) -> None:
     """Work until stdin ends."""
     clock = SystemClock()
-    log = opened(where, clock)
+    log = await opened(where)
     journals = OpenJournals(log)
     agent = Agent(journals, folder, receiver)
     events = JsonLog(folder / f"{name}.log", clock=clock)
