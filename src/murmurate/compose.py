@@ -183,6 +183,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         name=outside.runner,
         log=outside.log,
         clock=outside.clock,
+        tracer=outside.tracer,
         events=outside.events,
         at_a_time=config.runs.at_a_time,
     )

@@ -125,7 +125,13 @@ class House:
             writer="w",
         )
         self.runner = Runner(
-            self.sessions, journals, name="r", log=self.log, clock=clock, events=RecordingLog()
+            self.sessions,
+            journals,
+            name="r",
+            log=self.log,
+            clock=clock,
+            events=RecordingLog(),
+            tracer=RecordingTracer(),
         )
         self.runs = Runs(
             self.sessions,

@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 
+import msgspec
+
 from murmurate.core.clock import Clock
 from murmurate.core.errors import FencedError, LogCorruptError, MurmurateError, RunPoisonError
-from murmurate.core.ports import Claim, EventLog, Log, Model
-from murmurate.core.types import Delta
+from murmurate.core.ports import Claim, EventLog, Log, Model, Tracer
+from murmurate.core.types import Delta, TraceRef
 from murmurate.jobs.attempts import again_ms, is_poison
 from murmurate.jobs.entries import QUEUE, RunState, RunStatus, folded, id_of, stream_of
 from murmurate.jobs.journal import KeptJournal, OpenJournals, give_up, put_back, strike_off
@@ -40,6 +42,7 @@ class Runner:
         name: str,
         log: Log,
         clock: Clock,
+        tracer: Tracer,
         events: EventLog,
         at_a_time: int = AT_A_TIME_MAX,
     ) -> None:
@@ -48,6 +51,7 @@ class Runner:
         self._journals = journals
         self._log = log
         self._clock = clock
+        self._tracer = tracer
         self._events = events
         self._at_a_time = at_a_time
         self._tasks: dict[_Place, asyncio.Task[None]] = {}
@@ -239,11 +243,16 @@ class Runner:
         """Answer the run's request; what its journal knows is not done again."""
         request, claim = state.begun.request, journal.claim
         self._journals.open(request, journal)
+        # In the trace of whoever asked, but a root of its own: the one of the request has ended.
+        trace, tenant = TraceRef(request.trace.trace_id), request.tenant
+        facts = {"run": state.id, "epoch": claim.epoch}
         try:
-            async with aclosing(self._below.answer(request)) as deltas:
-                answer: list[Delta] = [delta async for delta in deltas]
-            if not journal.is_over:
-                await journal.finish([], answer)
+            with self._tracer.span(trace, "run", tenant=tenant, **facts) as span:
+                work = msgspec.structs.replace(request, trace=span.ref)
+                async with aclosing(self._below.answer(work)) as deltas:
+                    answer: list[Delta] = [delta async for delta in deltas]
+                if not journal.is_over:
+                    await journal.finish([], answer)
         except FencedError:
             return
         except asyncio.CancelledError:
