@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from murmurate.core.errors import NotFoundError
+from murmurate.core.errors import MurmurateError, NotFoundError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embeddings, Model
 from murmurate.core.types import (
@@ -17,6 +17,7 @@ from murmurate.core.types import (
     Delta,
     Finished,
     FinishReason,
+    Frozen,
     Message,
     Origin,
     OriginKind,
@@ -237,6 +238,63 @@ class FakeEmbedder:
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         self.asked.append(texts)
         return Embeddings(tuple(self.vector for _ in texts), sum(len(text) for text in texts))
+
+
+class RunNews(Frozen, frozen=True):
+    """Something that happened to a run."""
+
+    kind: str
+
+
+@dataclass
+class FakeRuns:
+    """Runs that never end, and a note of what was asked of them."""
+
+    begun: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
+    asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    refusal: MurmurateError | None = None
+
+    async def submit(self, request: Request, *, priority: int) -> str:
+        self.begun.append((request, priority))
+        return f"run_{len(self.begun)}"
+
+    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+        own = [n for n, (it, _) in enumerate(self.begun, 1) if it.tenant == tenant]
+        return [{"id": f"run_{number}"} for number in own[:limit]]
+
+    async def show(self, tenant: str, run_id: str) -> object:
+        return {"id": self._known(tenant, run_id), "status": "queued"}
+
+    async def events(self, tenant: str, run_id: str) -> AsyncGenerator[RunNews]:
+        self._known(tenant, run_id)
+        yield RunNews("run.begun")
+        if self.refusal is not None:
+            raise self.refusal
+        yield RunNews("run.finished")
+
+    async def cancel(self, tenant: str, run_id: str) -> None:
+        self.asked.append(("cancel", self._known(tenant, run_id)))
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def resume(self, tenant: str, run_id: str) -> None:
+        self.asked.append(("resume", self._known(tenant, run_id)))
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def replay(
+        self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
+    ) -> object:
+        self.asked.append((f"replay with {model}", self._known(tenant, run_id)))
+        if self.refusal is not None:
+            raise self.refusal
+        return {"id": run_id, "same": True}
+
+    def _known(self, tenant: str, run_id: str) -> str:
+        for number, (request, _) in enumerate(self.begun, 1):
+            if run_id == f"run_{number}" and request.tenant == tenant:
+                return run_id
+        raise NotFoundError(f"there is no run {run_id!r}")
 
 
 @dataclass

@@ -36,9 +36,10 @@ from murmurate.cli.commands import main as commands
 from murmurate.config import SECTIONS, TABLES, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
-from murmurate.gateway.service import open_routes, scoped_routes
+from murmurate.gateway.service import Handlers, open_routes, scoped_routes
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -88,10 +89,12 @@ def family() -> list[type[MurmurateError]]:
 
 def routes(_: str) -> str:
     """Return what clients can ask for, with the scope that it needs."""
-    parts = cast("tuple[Any, ...]", (Completions, Embeddings, Management, Administration))
+    parts = cast(
+        "tuple[Any, ...]", (Completions, Embeddings, Management, Administration, Background)
+    )
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}
-    for route in scoped_routes(*parts):  # classes have the same handlers as what is made of them
+    for route in scoped_routes(Handlers(*parts)):  # classes have the handlers of what they make
         place = f"`{route.method} {route.path.replace('{id}', 'ID')}`"
         merged.setdefault(route.handler, []).append(place)
         scopes[route.handler] = f"`{route.scope.value}`"

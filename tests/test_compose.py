@@ -23,6 +23,7 @@ from murmurate.core.errors import (
     LogUnavailableError,
     NotFoundError,
 )
+from murmurate.core.journal import NothingKept
 from murmurate.core.ports import Entry, Stored
 from murmurate.core.types import Caller, Sampling
 from murmurate.fleet.ends import Trouble
@@ -145,6 +146,7 @@ def platform(
     outside = compose.Outside(
         clock=clock,
         ids=ids,
+        runner="server",
         log=MemoryLog(clock=clock),
         tracer=Recorder(clock=clock, ids=ids, sink=lambda _: None),
         traces=NoTraces(),
@@ -156,7 +158,8 @@ def platform(
         troubles=troubles,
     )
     documents: Any = Documents(failures)
-    sessions = compose.chain(CONFIG, outside, documents, Metrics())
+    journals = NothingKept(outside.log)
+    sessions = compose.chain(CONFIG, outside, documents, Metrics(), journals=journals)
     return compose.Platform(CONFIG, outside, sessions, documents), clock, events
 
 
@@ -599,7 +602,7 @@ def test_the_embedder_is_served_under_its_own_name(
     async def story() -> None:
         config = parse({"embeddings": embeddings})
         workers = compose.Workers({"tiny": "/s"}, {"tiny": "k"}, "/s", "/s")
-        outside = await compose.outside(config, tmp_path, workers)
+        outside = await compose.outside(config, compose.Place(tmp_path, "runner", 0), workers)
         try:
             embedder = outside.embedder
             assert (embedder is None) == (name is None)
@@ -615,7 +618,9 @@ def test_a_model_elsewhere_needs_its_key_at_the_start(tmp_path: Path) -> None:
     async def story() -> None:
         config = parse({"models": {"m": {"url": "http://h/v1", "key": "env:NOBODY_SETS_THIS"}}})
         with pytest.raises(ConfigError, match="NOBODY_SETS_THIS is not set"):
-            await compose.outside(config, tmp_path, compose.Workers({}, {}, "/s", "/s"))
+            await compose.outside(
+                config, compose.Place(tmp_path, "runner", 0), compose.Workers({}, {}, "/s", "/s")
+            )
 
     asyncio.run(story())
 
@@ -633,7 +638,7 @@ def test_the_log_is_opened_where_the_configuration_has_it(
 
     async def story() -> None:
         workers = compose.Workers({"tiny": "/s"}, {"tiny": "k"}, "/s", "/s")
-        outside = await compose.outside(config, tmp_path, workers)
+        outside = await compose.outside(config, compose.Place(tmp_path, "runner", 0), workers)
         await outside.log.append([Entry("default", "session/1", "note", b"kept")])
         await compose.close(outside)
 

@@ -29,6 +29,7 @@ COVERED_ELSEWHERE = {
     "adapters/sqlite/queries.py": "tests/adapters/test_sqlite_log.py",
     "adapters/sqlite/readers.py": "tests/adapters/test_sqlite_log.py",
     "adapters/sqlite/survey.py": "tests/cli/test_log_check.py",
+    "adapters/sqlite/sharing.py": "tests/adapters/test_sqlite_sharing.py",
     "adapters/sqlite/works.py": "tests/ports/test_log.py",
     "adapters/sqlite/writer.py": "tests/adapters/test_sqlite_log.py",
     # A copy has two ends: all are tested by the command.
@@ -58,6 +59,7 @@ COVERED_ELSEWHERE = {
     # What wires real processes together is tested with real processes.
     "workers/llama_cpp.py": "tests/e2e",
     "workers/scripted.py": "tests/workers/test_engine.py, tests/e2e",
+    "workers/roster.py": "tests/e2e",
     "workers/server.py": "tests/e2e",
     "workers/supervisor.py": "tests/e2e",
     "cli/backup.py": "tests/e2e/test_log.py",

@@ -32,7 +32,7 @@ from murmurate.agents.ports import Sandbox
 from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
-from murmurate.cache.service import Cached
+from murmurate.cache.service import Cached, Policy
 from murmurate.config import (
     Config,
     EmbeddingsConfig,
@@ -54,12 +54,14 @@ from murmurate.core.errors import (
     NotFoundError,
 )
 from murmurate.core.ids import Ids
+from murmurate.core.journal import Journals
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
 from murmurate.core.types import Caller, Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
 from murmurate.fleet.ends import TROUBLES, Trouble
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import digest
@@ -67,8 +69,14 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Readiness
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
+from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
-from murmurate.gateway.service import Gateway, Limits
+from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.replay import Asked, Replays, is_replay
+from murmurate.jobs.retention import Retention
+from murmurate.jobs.runner import Runner
+from murmurate.jobs.service import Runs
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
 from murmurate.knowledge.rules import Rules
@@ -126,6 +134,8 @@ class Outside:
 
     clock: Clock
     ids: Ids
+    runner: str
+    """The name under which this server holds work; no other life of it has the same."""
     log: Log
     tracer: Tracer
     traces: Traces
@@ -147,6 +157,8 @@ class Service:
     app: Gateway
     platform: "Platform"
     collections: Collections
+    runner: Runner
+    retention: Retention
     metrics: Metrics
     outside: Outside
     opened: "OpenedKeys"
@@ -163,25 +175,72 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         tracer=outside.tracer,
         sources=sources,
     )
-    sessions = chain(config, outside, collections, metrics)
+    journals = OpenJournals(outside.log)
+    sessions = chain(config, outside, collections, metrics, journals=journals)
+    runner = Runner(
+        sessions,
+        journals,
+        name=outside.runner,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        at_a_time=config.runs.at_a_time,
+    )
+    runs = Runs(
+        sessions,
+        runner,
+        journals,
+        log=outside.log,
+        clock=outside.clock,
+        ids=outside.ids,
+        is_run=lambda request: request.session is not None and request.model in config.agents,
+    )
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    replays = Replays(
+        sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
+    )
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    app = gateway(config, outside, opened, Inside(platform, runs, replays, metrics))
+    retention = Retention(
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_s=config.runs.kept_days * 86_400,
+        tenants=lambda: {OPERATOR_TENANT, *opened.tenants()},
+    )
+    return Service(app, platform, collections, runner, retention, metrics, outside, opened)
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the gateway opens to clients."""
+
+    platform: "Platform"
+    runs: Runs
+    replays: Replays
+    metrics: Metrics
+
+
+def gateway(config: Config, outside: Outside, opened: "OpenedKeys", inside: Inside) -> Gateway:
+    """Return the application that clients talk to."""
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    app = Gateway(
-        Completions(
-            sessions,
-            platform=platform,
+    requests = Requests(platform=inside.platform, ids=outside.ids)
+    handlers = Handlers(
+        completions=Completions(
+            inside.runs,
+            requests=requests,
             body_bytes_max=body_bytes_max,
             clock=outside.clock,
             ids=outside.ids,
-            meter=metrics,
+            meter=inside.metrics,
             log=outside.events,
         ),
-        Embeddings(embedders, body_bytes_max=body_bytes_max),
-        Management(platform, meter=metrics, body_bytes_max=body_bytes_max),
-        Administration(
+        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
+        management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
+        administration=Administration(
             opened.keys,
             opened.registry,
             rate=limits.rate,
@@ -189,16 +248,24 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
             ids=outside.ids,
             on_secret=opened.on_secret,
         ),
+        background=Background(
+            inside.runs,
+            replays=inside.replays,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+        ),
+    )
+    return Gateway(
+        handlers,
         keys=opened.keys,
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
         ids=outside.ids,
         tracer=outside.tracer,
-        meter=metrics,
+        meter=inside.metrics,
         log=outside.events,
     )
-    return Service(app, platform, collections, metrics, outside, opened)
 
 
 def limits_of(config: Config) -> Limits:
@@ -225,7 +292,14 @@ def source_of(knowledge: KnowledgeConfig) -> Source:
     return Source(folder, rules, watch=knowledge.watch, tenants=knowledge.tenants)
 
 
-def chain(config: Config, outside: Outside, collections: Collections, metrics: Metrics) -> Sessions:
+def chain(
+    config: Config,
+    outside: Outside,
+    collections: Collections,
+    metrics: Metrics,
+    *,
+    journals: Journals,
+) -> Sessions:
     """Return the request path. Outermost what a client meets first, innermost the engines."""
 
     def metered(request: Request, usage: Usage) -> None:
@@ -236,30 +310,44 @@ def chain(config: Config, outside: Outside, collections: Collections, metrics: M
     store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
     queue = QueueLimits(config.router.urgent_queue_max, config.router.batch_queue_max)
     tools = built_in(collections, outside.sandbox, tracer)
-    backends = {
-        name: Backend(_tempered(engine, config.models[name]), config.models[name].slots)
-        for name, engine in outside.engines.items()
-    }
+    backends = _backends(config, outside)
     routed = Routed(backends, queue=queue, clock=clock, tracer=tracer, on_usage=metered)
     for name in backends:
         watch_load(metrics, routed, name)
-    metrics.watch("murmurate_cache_hits", "Answers from the cache.", lambda: store.counts.hits)
-    metrics.watch("murmurate_cache_misses", "Answers not in it.", lambda: store.counts.misses)
-    metrics.watch("murmurate_cache_bytes", "Memory of the cache.", lambda: store.size_bytes)
-    plain = Cached(
-        routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
-    )
-    agents = Agents(plain, agents=config.agents, tools=tools, quoter=_citation, tracer=tracer)
-    answers = Cached(
-        agents,
-        store=store,
-        clock=clock,
+    watch_cache(metrics, store)
+
+    def cached(below: Model, policy: Policy) -> Cached:
+        def but_no_replay(request: Request) -> str | None:
+            return None if is_replay(journals, request) else policy(request)
+
+        return Cached(below, store=store, clock=clock, tracer=tracer, policy=but_no_replay)
+
+    plain = cached(Asked(routed, journals), lambda r: plain_policy(config, r))
+    agents = Agents(
+        plain,
+        agents=config.agents,
+        tools=tools,
+        quoter=_citation,
+        journals=journals,
         tracer=tracer,
-        policy=lambda r: agent_policy(config, collections, r),
     )
+    answers = cached(agents, lambda r: agent_policy(config, collections, r))
     return Sessions(
-        answers, log=outside.log, clock=clock, ids=outside.ids, tracer=tracer, writer="a"
+        answers,
+        log=outside.log,
+        journals=journals,
+        clock=clock,
+        ids=outside.ids,
+        tracer=tracer,
+        writer=outside.runner[-8:],
     )
+
+
+def _backends(config: Config, outside: Outside) -> dict[str, Backend]:
+    return {
+        name: Backend(_tempered(engine, config.models[name]), config.models[name].slots)
+        for name, engine in outside.engines.items()
+    }
 
 
 def _tempered(engine: Model, model: ModelConfig) -> Model:
@@ -281,6 +369,13 @@ def watch_load(metrics: Metrics, routed: Routed, model: str) -> None:
             model=model,
             state=state,
         )
+
+
+def watch_cache(metrics: Metrics, store: ExactCache) -> None:
+    """Show how well the cache does, and what it takes."""
+    metrics.watch("murmurate_cache_hits", "Answers from the cache.", lambda: store.counts.hits)
+    metrics.watch("murmurate_cache_misses", "Answers not in it.", lambda: store.counts.misses)
+    metrics.watch("murmurate_cache_bytes", "Memory of the cache.", lambda: store.size_bytes)
 
 
 def plain_policy(config: Config, request: Request) -> str | None:
@@ -586,8 +681,23 @@ class Workers:
     sandbox: str
 
 
-async def outside(config: Config, state: Path, workers: Workers) -> Outside:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server process stands: its state folder, its name as a runner, and its number."""
+
+    state: Path
+    runner: str
+    number: int
+
+    @property
+    def events(self) -> Path:
+        """The file of its events: a file that several processes rotate loses lines."""
+        return self.state / ("server.log" if self.number == 0 else f"server-{self.number}.log")
+
+
+async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     """Return the real adapters of a server process."""
+    state = place.state
     clock = SystemClock()
     ids = Ids(clock, random.SystemRandom())
     telemetry = TelemetryStore(state / "telemetry.db")
@@ -603,12 +713,10 @@ async def outside(config: Config, state: Path, workers: Workers) -> Outside:
         workers.library,
         clock=clock,
         embedder=config.embeddings.name,
-        dimensions=DIMENSIONS
-        if config.embeddings.engine is EmbeddingsEngine.MINILM
-        else config.embeddings.dimensions,
+        dimensions=_dimensions(config.embeddings),
     )
     sandbox = SandboxClient(workers.sandbox, clock=clock)
-    events = JsonLog(state / "server.log", clock=clock)
+    events = JsonLog(place.events, clock=clock)
     log = await _log(config, state, clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
@@ -617,6 +725,7 @@ async def outside(config: Config, state: Path, workers: Workers) -> Outside:
     return Outside(
         clock=clock,
         ids=ids,
+        runner=place.runner,
         log=log,
         tracer=tracer,
         traces=telemetry,
@@ -695,6 +804,11 @@ def read_troubles(path: Path) -> dict[str, Trouble]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Trouble])
     except (OSError, msgspec.DecodeError):
         return {}
+
+
+def _dimensions(embeddings: EmbeddingsConfig) -> int | None:
+    is_own = embeddings.engine is EmbeddingsEngine.MINILM
+    return DIMENSIONS if is_own else embeddings.dimensions
 
 
 def _has_embedder(embeddings: EmbeddingsConfig) -> bool:

@@ -64,6 +64,8 @@ class ServerConfig(Section, frozen=True):
     """Requests under way at a time; more get status 503."""
     drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 20.0
     """How long SIGTERM waits for requests under way."""
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    """How many server processes answer side by side; the runs of one that dies go on in another."""
 
 
 class HttpConfig(Section, frozen=True):
@@ -295,6 +297,15 @@ class RouterConfig(Section, frozen=True):
     """The same for the batch lane."""
 
 
+class RunsConfig(Section, frozen=True):
+    """The runs of agents, which go on when their server dies."""
+
+    at_a_time: Count = 64
+    """How many runs one server works on at a time, beside those that clients wait for."""
+    kept_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
+    """How long a run that has ended is kept, from its beginning."""
+
+
 class CacheConfig(Section, frozen=True):
     """The exact cache of answers."""
 
@@ -352,6 +363,7 @@ class Config(Section, frozen=True):
         }
     )
     router: RouterConfig = RouterConfig()
+    runs: RunsConfig = RunsConfig()
     cache: CacheConfig = CacheConfig()
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
@@ -364,6 +376,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "workers": WorkersConfig,
     "log": LogConfig,
     "router": RouterConfig,
+    "runs": RunsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
 }

@@ -151,7 +151,11 @@ def test_the_old_file_is_kept_beside_it_and_no_older_one(tmp_path: Path) -> None
         "truth.db: the old file is kept as truth.db.v1.bak",
     ]
     kept = tmp_path / "truth.db.v1.bak"
-    assert sorted(it.name for it in tmp_path.iterdir()) == ["truth.db", "truth.db.v1.bak"]
+    assert sorted(it.name for it in tmp_path.iterdir()) == [
+        "truth.db",
+        "truth.db-lock",
+        "truth.db.v1.bak",
+    ]
     assert kept.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(kept)) as copy, closing(sqlite3.connect(FIXTURES[0])) as old:
         assert list(copy.iterdump()) == list(old.iterdump())

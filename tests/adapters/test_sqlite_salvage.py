@@ -268,6 +268,20 @@ def test_random_damage_of_the_wal_is_never_wrong_and_never_silent(
     judge(seen, pristine.kept, last_commit(pristine))
 
 
+def test_a_wal_that_states_another_size_of_pages_is_read_all_the_same(
+    pristine: Pristine, tmp_path: Path
+) -> None:
+    path = copied(pristine.killed, tmp_path / "log")
+    wal = path.with_name("truth.db-wal")
+    content = bytearray(wal.read_bytes())
+    assert content[8:12] == (4096).to_bytes(4)
+    content[8:12] = (16384).to_bytes(4)
+    wal.write_bytes(content)
+    seen = asyncio.run(look(path))
+    judge(seen, pristine.kept)
+    assert "its WAL is damaged before 3 commits" in seen.said[0]
+
+
 def test_what_is_salvaged_goes_on_and_the_damaged_file_is_kept(
     pristine: Pristine, tmp_path: Path
 ) -> None:
@@ -367,7 +381,7 @@ def test_what_is_no_log_is_refused_and_left_as_it_is(tmp_path: Path, content: by
     with pytest.raises(LogCorruptError, match=r"truth.db .*nothing of a log can be found in it"):
         SqliteLog(path, clock=SystemClock())
     assert path.read_bytes() == content
-    assert sorted(it.name for it in tmp_path.iterdir()) == ["truth.db"]
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["truth.db", "truth.db-lock"]
 
 
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:

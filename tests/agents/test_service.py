@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from murmurate.adapters.memory import MemoryLog
 from murmurate.agents.ports import AgentTool, Effect, ToolContext, ToolResult
 from murmurate.agents.service import CALLS_PER_STEP_MAX, TOOL_S_MAX, Agents
 from murmurate.agents.tools import built_in
@@ -19,6 +20,7 @@ from murmurate.core.errors import (
     ToolFailedError,
     WorkerUnreachableError,
 )
+from murmurate.core.journal import NothingKept
 from murmurate.core.ports import Model
 from murmurate.core.types import (
     CallPart,
@@ -42,6 +44,7 @@ from murmurate.core.types import (
 )
 from tests.fakes import (
     DONE,
+    FakeClock,
     FakeKnowledge,
     FakeSandbox,
     InTurn,
@@ -112,6 +115,7 @@ def agents(
         agents={"helper": agent},
         tools=tools,
         quoter=quoter,
+        journals=NothingKept(MemoryLog(clock=FakeClock())),
         tracer=tracer or RecordingTracer(),
     )
 

@@ -25,6 +25,7 @@ def context(*, verbatim: bool = False) -> ToolContext:
         collections=("docs", "faq"),
         verbatim=verbatim,
         trace=TRACE,
+        key="run_1:1",
     )
 
 

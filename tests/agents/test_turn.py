@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from murmurate.agents.turn import (
     UNKNOWN_EN,
     UNKNOWN_ZH,
-    Step,
+    Reply,
     heard,
     length,
     newest,
@@ -130,7 +130,7 @@ def test_the_question_is_the_users_last_message(messages: list[Message], questio
 
 
 def test_a_step_shows_text_and_citations_and_keeps_the_rest() -> None:
-    step = Step()
+    step = Reply()
     deltas: list[Delta] = [
         Text("a"),
         Text("b"),

@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from murmurate.core.ids import Ids
+from murmurate.core.ids import Ids, first_of
 from tests.fakes import FakeClock
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -80,3 +80,20 @@ def test_a_secret_carries_160_bits_behind_its_prefix() -> None:
     assert len(secrets) == 100
     assert all(re.fullmatch(r"mur_[0-9a-hjkmnp-tv-z]{32}", secret) for secret in secrets)
     assert Ids(FakeClock(), _Zeros()).secret("mur") == "mur_" + "0" * 32
+
+
+@given(st.integers(0, LAST_MS), st.integers(0, LAST_MS), st.integers())
+def test_a_time_divides_ids_into_earlier_and_later(made_ms: int, at_ms: int, seed: int) -> None:
+    before = Ids(At(made_ms), random.Random(seed)).new("run") < first_of("run", at_ms)
+    assert before == (made_ms < at_ms)
+
+
+class At(FakeClock):
+    """A clock that stands still at a millisecond."""
+
+    def __init__(self, unix_ms: int) -> None:
+        super().__init__()
+        self._unix_ms = unix_ms
+
+    def unix_ms(self) -> int:
+        return self._unix_ms

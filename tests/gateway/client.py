@@ -13,18 +13,21 @@ from typing import Any, TypeVar
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
-from murmurate.gateway.service import Gateway, Limits
+from murmurate.gateway.requests import Requests
+from murmurate.gateway.service import Gateway, Handlers, Limits
 from tests.fakes import (
     DONE,
     FakeClock,
     FakeEmbedder,
     FakePlatform,
+    FakeRuns,
     RecordingLog,
     RecordingMeter,
     RecordingTracer,
@@ -107,6 +110,7 @@ class House:
 
     model: Model = field(default_factory=lambda: Saying(DONE))
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
+    runs: FakeRuns = field(default_factory=FakeRuns)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -126,19 +130,20 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
-        self.app = Gateway(
-            Completions(
+        requests = Requests(platform=self.platform, ids=ids)
+        handlers = Handlers(
+            completions=Completions(
                 self.model,
-                platform=self.platform,
+                requests=requests,
                 body_bytes_max=BODY_BYTES_MAX,
                 clock=self.clock,
                 ids=ids,
                 meter=self.meter,
                 log=self.log,
             ),
-            Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
-            Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
-            Administration(
+            embeddings=Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
+            management=Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
+            administration=Administration(
                 self.keys,
                 self.registry,
                 rate=self.rate,
@@ -146,6 +151,15 @@ class House:
                 ids=ids,
                 on_secret=lambda old, secret: self.new_secrets.append((old, secret)),
             ),
+            background=Background(
+                self.runs,
+                replays=self.runs,
+                requests=requests,
+                body_bytes_max=BODY_BYTES_MAX,
+            ),
+        )
+        self.app = Gateway(
+            handlers,
             keys=self.keys,
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},

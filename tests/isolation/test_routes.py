@@ -90,6 +90,82 @@ async def session(town: Town) -> None:
         assert f"{other}-WORD" not in shown
 
 
+async def run_of_acme(town: Town) -> str:
+    """Begin a run for a tenant, and let the server finish it."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "remember ACME-WORD"}]}
+    begun = await town.call("acme", "POST", "/api/runs", body)
+    assert begun.status == 202
+    run_id = begun.json()["id"]
+    await town.work()
+    assert "ACME-WORD" in (await town.call("acme", "GET", f"/api/runs/{run_id}")).body.decode()
+    return run_id
+
+
+async def new_run(town: Town) -> None:
+    """No run is begun with another tenant's agent, or goes on in its session."""
+    body = {"model": "{name}", "messages": [{"role": "user", "content": "hi"}]}
+    names = ("planner", "nobodys")
+    answer = await town.same("birch", "POST", "/api/runs", names=names, body=body)
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    begun = await town.chat("acme", "remember ACME-WORD", session="new")
+    headers = {"x-murmurate-session": begun.headers["x-murmurate-session"]}
+    body["model"] = "tiny"
+    stray = await town.call("birch", "POST", "/api/runs", body, headers=headers)
+    await town.work()
+    shown = (await town.call("birch", "GET", f"/api/runs/{stray.json()['id']}")).body.decode()
+    assert "not_found" in shown
+    assert "ACME-WORD" not in shown
+
+
+async def runs(town: Town) -> None:
+    """Lists hold the tenant's own runs."""
+    run_id = await run_of_acme(town)
+    for who, ids in (("acme", [run_id]), ("birch", [])):
+        listed = (await town.call(who, "GET", "/api/runs")).json()["runs"]
+        assert [it["id"] for it in listed] == ids
+
+
+async def shown_run(town: Town) -> None:
+    """A run is not shown to others."""
+    names = (await run_of_acme(town), f"run_{ABSENT}")
+    answer = await town.same("birch", "GET", "/api/runs/{name}", names=names)
+    assert answer.status == 404
+
+
+async def followed_run(town: Town) -> None:
+    """Nor followed by them."""
+    names = (await run_of_acme(town), f"run_{ABSENT}")
+    answer = await town.same("birch", "GET", "/api/runs/{name}/events", names=names)
+    assert answer.status == 404
+
+
+async def cancelled_run(town: Town) -> None:
+    """Nor cancelled by them."""
+    names = (await run_of_acme(town), f"run_{ABSENT}")
+    answer = await town.same("birch", "POST", "/api/runs/{name}/cancel", names=names)
+    assert answer.status == 404
+
+
+async def resumed_run(town: Town) -> None:
+    """Nor resumed by them."""
+    names = (await run_of_acme(town), f"run_{ABSENT}")
+    answer = await town.same("birch", "POST", "/api/runs/{name}/resume", names=names)
+    assert answer.status == 404
+
+
+async def replayed_run(town: Town) -> None:
+    """Nor replayed by them, not even where the same agent is theirs, too."""
+    body = {"model": "porter", "messages": [{"role": "user", "content": "plans?"}]}
+    begun = await town.call("acme", "POST", "/api/runs", body)
+    await town.work()
+    run_id = begun.json()["id"]
+    path, names = "/api/runs/{name}/replay", (run_id, f"run_{ABSENT}")
+    answer = await town.same("birch", "POST", path, names=names)
+    assert answer.status == 404
+    own = await town.call("acme", "POST", f"/api/runs/{run_id}/replay")
+    assert (own.status, len(own.json()["steps"])) == (200, 3)
+
+
 async def trace(town: Town) -> None:
     """A trace is not found by others, and the same id in two tenants is two traces."""
     first = (await town.chat("acme", "hi")).headers["x-murmurate-trace"]
@@ -204,6 +280,13 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,
     ("GET", "/api/sessions/{id}"): session,
+    ("POST", "/api/runs"): new_run,
+    ("GET", "/api/runs"): runs,
+    ("GET", "/api/runs/{id}"): shown_run,
+    ("GET", "/api/runs/{id}/events"): followed_run,
+    ("POST", "/api/runs/{id}/cancel"): cancelled_run,
+    ("POST", "/api/runs/{id}/resume"): resumed_run,
+    ("POST", "/api/runs/{id}/replay"): replayed_run,
     ("GET", "/api/traces/{id}"): trace,
     ("GET", "/api/knowledge"): knowledge,
     ("POST", "/api/ingest"): ingest,

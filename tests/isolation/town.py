@@ -5,6 +5,7 @@ both. The model repeats what it is told and what its searches found, with a numb
 answers: whatever crosses from one tenant to the other can be seen in its words.
 """
 
+import asyncio
 import json
 import os
 from collections import defaultdict
@@ -175,6 +176,7 @@ class Town:
         outside = compose.Outside(
             clock=self.clock,
             ids=ids,
+            runner="server",
             log=self.log,
             tracer=Recorder(clock=self.clock, ids=ids, sink=self.spans.kept.append),
             traces=self.spans,
@@ -194,6 +196,7 @@ class Town:
             self.log, self.clock, ids, first_key=Path(os.devnull), events=self.events
         )
         self.service = compose.service(CONFIG, outside, opened)
+        await self.service.runner.enlist()
         await self.service.platform.first_pass()
         return self
 
@@ -229,6 +232,12 @@ class Town:
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
         headers = {} if session is None else {"x-murmurate-session": session}
         return await self.call(who, "POST", "/v1/chat/completions", body, headers=headers)
+
+    async def work(self) -> None:
+        """Let the server work on what was begun in the background, to its end."""
+        await self.service.runner.work()
+        while self.service.runner.working:
+            await asyncio.sleep(0)
 
     async def same(
         self,

@@ -118,7 +118,8 @@ class Clients:
         if answer.reason is not None:
             turn.outcome = Outcome.ACKNOWLEDGED
         elif call.refused_to_connect or (call.ends and not call.broken):
-            turn.outcome = Outcome.REFUSED
+            may_be_finished = answer.error is not None and answer.error.code == "run.open"
+            turn.outcome = Outcome.UNKNOWN if may_be_finished else Outcome.REFUSED
         self.book.note(turn)
 
     async def _client_tools(self) -> None:

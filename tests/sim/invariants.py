@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import aclosing
 
 from murmurate.cache.service import Cached
+from murmurate.core.ports import Stored
 from murmurate.core.types import CallPart, Role
+from murmurate.jobs.entries import Kind, folded
 from murmurate.observe.spans import SpanRecord
 from murmurate.router.lanes import Load
 from murmurate.router.service import Routed
@@ -17,6 +19,7 @@ from tests.sim.connection import Call
 from tests.sim.world import CONFIG, KEYS, TENANTS, Generation, World
 
 AT_ONCE_S = 1e-6
+ENDS = (Kind.FINISHED, Kind.FAILED, Kind.CANCELLED)
 ROUNDING_NS = 2
 SHARED_TRACE = "5ca1ab1e" * 4
 """A trace id that clients of both tenants send: it proves nothing about who they are."""
@@ -193,6 +196,33 @@ async def check_sessions(world: World, book: Book) -> None:
         candidates = orphans[tenant] if sent is None else sent
         for what in _turn_faults(turns, candidates):
             world.fail(f"session {session} of {tenant}: {what}")
+
+
+async def check_runs(world: World) -> None:
+    """Every run has ended once, no step stands twice, and no holder wrote after the next one."""
+    for tenant in TENANTS:
+        async with aclosing(world.kept.streams(tenant, "run/")) as streams:
+            names = [info.stream async for info in streams]
+        for name in names:
+            async with aclosing(world.kept.read(tenant, name)) as entries:
+                stored = [entry async for entry in entries]
+            for what in _run_faults(name, stored):
+                world.fail(f"{name} of {tenant}: {what}")
+
+
+def _run_faults(name: str, stored: list[Stored]) -> Iterator[str]:
+    state = folded(name, stored)
+    ends = [entry.kind for entry in stored if entry.kind in ENDS]
+    if len(ends) != 1:
+        yield f"it has ended {len(ends)} times: {ends}"
+    elif stored[-1].kind not in (*ENDS, Kind.CANCEL):
+        yield f"{stored[-1].kind} came after its end"
+    numbers = [step.number for step in state.steps]
+    if len(set(numbers)) < len(numbers):
+        yield f"steps were done twice: {numbers}"
+    epochs = [entry.epoch for entry in stored if entry.kind == Kind.STEP and entry.epoch]
+    if epochs != sorted(epochs):
+        yield f"a former holder wrote: {epochs}"
 
 
 def _order_faults(messages: list[SessionMessage]) -> Iterator[str]:

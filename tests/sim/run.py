@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from tests.sim.clients import Clients
-from tests.sim.invariants import check_loop, check_rates, check_rest, check_sessions, check_traces
+from tests.sim.invariants import (
+    check_loop,
+    check_rates,
+    check_rest,
+    check_runs,
+    check_sessions,
+    check_traces,
+)
 from tests.sim.loop import VirtualLoop
 from tests.sim.world import Generation, World
 
@@ -77,10 +84,12 @@ async def _story(world: World, requests: int) -> None:
             await world.boot()
     await _all_of(world)
     await world.clock.sleep(1.0)  # the last commits reach the disk
+    await world.settled(within_s=120.0)
     check_rest(world, await world.close())
     check_rates(world)
     check_traces(world)
     await check_sessions(world, clients.book)
+    await check_runs(world)
 
 
 async def _stop(world: World, chance: random.Random, *, crashes: bool) -> Generation:

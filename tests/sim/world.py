@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +16,13 @@ from typing import Any, TypeVar
 from murmurate import compose
 from murmurate.adapters.memory import MemoryLog
 from murmurate.config import Config, parse
+from murmurate.core.errors import LogUnavailableError, MurmurateError
 from murmurate.core.ids import Ids
 from murmurate.core.types import TraceRef
 from murmurate.engines.scripted import Scripted, parse_rules
 from murmurate.gateway.keys import KeyRecord, digest, entry_of
+from murmurate.jobs.entries import QUEUE
+from murmurate.jobs.runner import Runner
 from murmurate.observe.spans import Attribute, OpenSpan, Recorder, SpanRecord
 from tests.sim.connection import Ask, Call, Connection
 from tests.sim.faults import FaultyEngine, Outages
@@ -180,6 +184,7 @@ class Generation:
     lanes: LaneWatch
     tracer: SimTracer
     first_pass: asyncio.Task[None]
+    runner: asyncio.Task[None]
     usages: dict[str, tuple[int, int]]
     running: dict[asyncio.Task[None], Connection] = field(
         default_factory=dict[asyncio.Task[None], Connection]
@@ -282,6 +287,7 @@ class World:
         outside = compose.Outside(
             clock=self.clock,
             ids=ids,
+            runner=f"server {number}",
             log=disk,
             tracer=tracer,
             traces=self.traces,
@@ -295,9 +301,13 @@ class World:
             disk, self.clock, ids, first_key=Path(os.devnull), events=self.events
         )
         service = compose.service(CONFIG, outside, opened)
+        await self._enlisted(service.runner)
         first_pass = self.loop.create_task(service.platform.first_pass())
+        runner = self.loop.create_task(self._runs(service.runner, number))
         usages = {name: (e.usages[0], e.usages[1]) for name, e in self.engines.items()}
-        self.generation = Generation(number, service, disk, lanes, tracer, first_pass, usages)
+        self.generation = Generation(
+            number, service, disk, lanes, tracer, first_pass, runner, usages
+        )
         self.saw("boot", number)
 
     async def crash(self) -> Generation:
@@ -307,7 +317,7 @@ class World:
         generation.disk.die()
         for connection in generation.running.values():
             connection.crash()
-        for task in (*generation.running, generation.first_pass):
+        for task in (*generation.running, generation.first_pass, generation.runner):
             task.cancel()
         await self._rest(generation)
         return generation
@@ -318,9 +328,11 @@ class World:
         generation = self.generation
         self.saw("drain", generation.number)
         generation.service.app.drain()
+        generation.service.runner.drain()
         generation.first_pass.cancel()
         while generation.running:
             await self.clock.sleep(0.1)
+        generation.runner.cancel()
         self._stop()
         await self._rest(generation)
         return generation
@@ -351,8 +363,15 @@ class World:
         """Stop the last server, when nobody asks any more."""
         generation = self._stop()
         generation.first_pass.cancel()
+        generation.runner.cancel()
         await self._rest(generation)
         return generation
+
+    async def settled(self, *, within_s: float) -> None:
+        """Return when no run is under way any more."""
+        async with asyncio.timeout(within_s):
+            while any(self.kept._board.listed(tenant, QUEUE) for tenant in TENANTS):
+                await self.clock.sleep(0.1)
 
     def _stop(self) -> Generation:
         assert self.generation is not None
@@ -361,9 +380,25 @@ class World:
 
     async def _rest(self, generation: Generation) -> None:
         """Wait until everything of a generation has ended."""
-        await asyncio.gather(*generation.running, generation.first_pass, return_exceptions=True)
+        beside = (generation.first_pass, generation.runner)
+        await asyncio.gather(*generation.running, *beside, return_exceptions=True)
         for _ in range(5):  # what was cancelled without waiting for it gets its turn
             await asyncio.sleep(0)
+
+    async def _enlisted(self, runner: Runner) -> None:
+        """Wait until the runner is known: the disk may be full."""
+        while True:
+            try:
+                return await runner.enlist()
+            except LogUnavailableError:
+                await self.clock.sleep(0.05)
+
+    async def _runs(self, runner: Runner, number: int) -> None:
+        """Run a server's runner; sometimes it is told who died, sometimes it has to see it."""
+        if self.chance(f"told {number}").random() < 0.5:
+            with suppress(MurmurateError):
+                await runner.take_over(f"server {number - 1}")
+        await runner.run()
 
     def _outages(self, name: str, share: float) -> Outages:
         return Outages(self.chance(f"outages {name}"), self.clock, share=share)

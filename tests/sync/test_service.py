@@ -8,6 +8,7 @@ import pytest
 
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import EngineFailedError, LogUnavailableError, NotFoundError
+from murmurate.core.journal import NothingKept
 from murmurate.core.ports import Claim, Entry, Model, StreamInfo, Work
 from murmurate.core.types import (
     Citation,
@@ -83,6 +84,7 @@ class House:
         self.sessions = Sessions(
             below,
             log=self.log,
+            journals=NothingKept(self.log),
             clock=self.clock,
             ids=seeded_ids(self.clock),
             tracer=self.tracer,
@@ -317,6 +319,7 @@ def test_an_id_that_is_cut_short_finds_nothing_and_lists_no_other_sessions(id_: 
         sessions = Sessions(
             Saying(DONE),
             log=log,
+            journals=NothingKept(log),
             clock=clock,
             ids=seeded_ids(clock),
             tracer=RecordingTracer(),

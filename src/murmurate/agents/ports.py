@@ -24,6 +24,9 @@ class ToolContext(Frozen, frozen=True):
     """Search for the question itself, not for what a model made of it: the answer is a quotation,
     and must answer what was asked."""
     trace: TraceRef
+    key: str
+    """The idempotency key of this call: after a crash it comes again with the same one. A tool that
+    changes something hands it on to whatever it changes."""
 
 
 class ToolResult(Frozen, frozen=True):

@@ -7,9 +7,19 @@ from contextlib import aclosing
 import msgspec
 
 from murmurate.agents.ports import AgentTool, Effect, Quoter, ToolContext, ToolResult
-from murmurate.agents.turn import Step, heard, opening, question_of, quoted, said, unknown
+from murmurate.agents.turn import (
+    Reply,
+    deltas_of,
+    heard,
+    opening,
+    question_of,
+    quoted,
+    said,
+    unknown,
+)
 from murmurate.config import AgentConfig, AnswerStyle
 from murmurate.core.errors import BadRequestError, ToolFailedError
+from murmurate.core.journal import Journal, Journals, Step, StepKind
 from murmurate.core.ports import Model, Tracer
 from murmurate.core.types import (
     Cited,
@@ -44,12 +54,14 @@ class Agents:
         agents: Mapping[str, AgentConfig],
         tools: Mapping[str, AgentTool],
         quoter: Quoter,
+        journals: Journals,
         tracer: Tracer,
     ) -> None:
         self._below = below
         self._agents = agents
         self._tools = tools
         self._quoter = quoter
+        self._journals = journals
         self._tracer = tracer
 
     def answer(self, request: Request) -> AsyncGenerator[Delta]:
@@ -67,21 +79,22 @@ class Agents:
 
     async def _work(self, agent: AgentConfig, request: Request) -> AsyncGenerator[Delta]:
         """Go round until the model answers without a tool, or the steps are used up."""
+        journal = self._journals.of(request)
         messages = opening(agent.instructions, request.messages, chars_max=agent.history_chars_max)
         usage, repeatable = Usage(0, 0), True
         for _ in range(agent.steps_max):
-            step = Step()
-            async with aclosing(self._below.answer(self._ask(agent, request, messages))) as deltas:
+            reply = Reply()
+            asked = self._ask(agent, request, messages)
+            async with aclosing(self._said(asked, journal, reply)) as deltas:
                 async for delta in deltas:
-                    if (visible := step.take(delta)) is not None:
-                        yield visible
-            usage = usage.plus(step.usage)
-            if not step.calls:
+                    yield delta
+            usage = usage.plus(reply.usage)
+            if not reply.calls:
                 yield usage
-                yield Finished(step.reason, repeatable)
+                yield Finished(reply.reason, repeatable)
                 return
-            calls = step.calls[:CALLS_PER_STEP_MAX]
-            results = await self._run(agent, request, calls)
+            calls = reply.calls[:CALLS_PER_STEP_MAX]
+            results = await self._run(agent, request, journal, calls)
             repeatable = repeatable and not any(self._writes(call) for call in calls)
             repeatable = repeatable and not any(result.failed for result in results)
             passages = [p for r in results if r.passages is not None for p in r.passages]
@@ -93,10 +106,27 @@ class Agents:
                 yield Finished(FinishReason.STOP, repeatable)
                 return
             answers = (heard(c, r.text, r.origin) for c, r in zip(calls, results, strict=True))
-            messages = (*messages, said(step.text, calls, agent.model), *answers)
+            messages = (*messages, said(reply.text, calls, agent.model), *answers)
         yield Text(f"I stopped after {agent.steps_max} steps without an answer.")
         yield usage
         yield Finished(FinishReason.LENGTH, repeatable)
+
+    async def _said(self, asked: Request, journal: Journal, reply: Reply) -> AsyncGenerator[Delta]:
+        """Gather the model's reply, from the journal if it is there; yield what the user sees."""
+        step = journal.step(StepKind.MODEL, asked.model)
+        if step.outcome is not None:
+            for delta in deltas_of(step.outcome):
+                if (visible := reply.take(delta)) is not None:
+                    yield visible
+            return
+        async with aclosing(self._below.answer(asked)) as deltas:
+            async for delta in deltas:
+                if (visible := reply.take(delta)) is not None:
+                    yield visible
+        if reply.calls:
+            await step.done(reply.kept())
+        else:
+            step.ends(reply.kept())
 
     def _ask(self, agent: AgentConfig, request: Request, messages: tuple[Message, ...]) -> Request:
         """Return the agent's own question to its model."""
@@ -104,17 +134,32 @@ class Agents:
         return msgspec.structs.replace(request, model=agent.model, messages=messages, tools=tools)
 
     async def _run(
-        self, agent: AgentConfig, request: Request, calls: Sequence[ToolCall]
+        self, agent: AgentConfig, request: Request, journal: Journal, calls: Sequence[ToolCall]
     ) -> list[ToolResult]:
         """Run the calls side by side; results come in the order of the calls."""
-        runs = (self._call(agent, request, call) for call in calls)
+        steps = [journal.step(kind_of(call.name), call.name, call.arguments) for call in calls]
+        runs = (
+            self._once(agent, request, call, step) for call, step in zip(calls, steps, strict=True)
+        )
         results = await asyncio.gather(*runs, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         return [result for result in results if isinstance(result, ToolResult)]
 
-    async def _call(self, agent: AgentConfig, request: Request, call: ToolCall) -> ToolResult:
+    async def _once(
+        self, agent: AgentConfig, request: Request, call: ToolCall, step: Step
+    ) -> ToolResult:
+        """Run one call, unless the journal knows what it came to."""
+        if step.outcome is not None:
+            return msgspec.json.decode(step.outcome, type=ToolResult)
+        result = await self._call(agent, request, call, key=step.key)
+        await step.done(msgspec.json.encode(result))
+        return result
+
+    async def _call(
+        self, agent: AgentConfig, request: Request, call: ToolCall, *, key: str
+    ) -> ToolResult:
         """Run one call. The model hears of a tool's refusal; a dead worker ends the turn."""
         known = call.name in agent.tools and call.name in self._tools
         # A name that the model made up is its words, and those don't belong into a trace.
@@ -125,6 +170,7 @@ class Agents:
                 question=question_of(request.messages),
                 collections=agent.knowledge,
                 verbatim=agent.answers is AnswerStyle.QUOTE,
+                key=key,
                 trace=span.ref,
             )
             try:
@@ -151,6 +197,11 @@ class Agents:
         if citation is None:
             return [Text(unknown(question))]
         return [Text(quoted(citation)), Cited((citation,))]
+
+
+def kind_of(tool: str) -> StepKind:
+    """Return what a call of the tool is in a journal."""
+    return StepKind.RETRIEVAL if tool == "search" else StepKind.TOOL
 
 
 def _check(request: Request) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from murmurate.core.types import (
     CallPart,
     Citation,
@@ -27,10 +29,11 @@ UNKNOWN_ZH = "我不知道：文档中没有这个问题的答案。"
 
 
 @dataclass(slots=True)
-class Step:
+class Reply:
     """What one model call came to, gathered delta by delta."""
 
     text: str = ""
+    citations: tuple[Citation, ...] = ()
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     reason: FinishReason = FinishReason.STOP
@@ -41,7 +44,8 @@ class Step:
             case Text(text):
                 self.text += text
                 return delta
-            case Cited():
+            case Cited(citations):
+                self.citations += citations
                 return delta
             case ToolCall():
                 self.calls.append(delta)
@@ -50,6 +54,17 @@ class Step:
             case Finished(reason):
                 self.reason = reason
         return None
+
+    def kept(self) -> bytes:
+        """Return it as a journal keeps it."""
+        deltas: list[Delta] = [Text(self.text)] if self.text else []
+        deltas += [Cited(self.citations)] if self.citations else []
+        return msgspec.json.encode([*deltas, *self.calls, self.usage, Finished(self.reason)])
+
+
+def deltas_of(kept: bytes) -> list[Delta]:
+    """Return the deltas of a reply that a journal has kept."""
+    return msgspec.json.decode(kept, type=list[Delta])
 
 
 def opening(

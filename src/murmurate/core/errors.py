@@ -375,7 +375,49 @@ class FencedError(MurmurateError):
     """
 
     code = "log.fenced"
+    http_status = 503
+
+
+class RunDivergedError(MurmurateError):
+    """A run was to go on, but would have done something else than its journal says.
+
+    The agent, its code or its tools were changed in between. Nothing was done twice; begin a new
+    run, or bring the old version back and resume it.
+    """
+
+    code = "run.diverged"
     http_status = 409
+    kind = "invalid_request_error"
+
+
+class RunOpenError(MurmurateError):
+    """A run failed, and its failure could not be written: it may still be finished.
+
+    `murmurate runs show` tells what became of it; ask again only when it has failed.
+    """
+
+    code = "run.open"
+    http_status = 503
+
+
+class RunOverError(MurmurateError):
+    """A run that is over can't be cancelled; one that is under way can't be resumed or replayed.
+
+    `murmurate runs show` tells where it stands.
+    """
+
+    code = "run.over"
+    http_status = 409
+    kind = "invalid_request_error"
+
+
+class RunPoisonError(MurmurateError):
+    """Too many servers died while they worked on this run, so it was given up.
+
+    See what it asks for: `murmurate runs show`. `murmurate runs resume` tries once more.
+    """
+
+    code = "run.poison"
 
 
 class LogCorruptError(MurmurateError):

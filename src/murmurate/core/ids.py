@@ -23,8 +23,7 @@ class Ids:
         number = (self._unix_ms() & 0xFFFFFFFFFFFF) << 80
         number |= 0x7 << 76 | self._chance.getrandbits(12) << 64
         number |= 0b10 << 62 | self._chance.getrandbits(62)
-        digits = (_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
-        return f"{prefix}_{''.join(digits)}"
+        return _written(prefix, number)
 
     def trace_id(self) -> str:
         """Return a W3C trace id: 32 hexadecimal digits, never all zero."""
@@ -39,3 +38,13 @@ class Ids:
         number = self._chance.getrandbits(160)
         digits = (_ALPHABET[number >> shift & 31] for shift in range(155, -1, -5))
         return f"{prefix}_{''.join(digits)}"
+
+
+def first_of(prefix: str, unix_ms: int) -> str:
+    """Return what sorts before every id made at that time or later, and behind the earlier ones."""
+    return _written(prefix, (max(unix_ms, 0) & 0xFFFFFFFFFFFF) << 80)
+
+
+def _written(prefix: str, number: int) -> str:
+    digits = (_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_{''.join(digits)}"

@@ -4,29 +4,15 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import BadRequestError, ModelUnknownError, MurmurateError
+from murmurate.core.errors import ModelUnknownError, MurmurateError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Model, Span
-from murmurate.core.types import (
-    Caller,
-    Delta,
-    Finished,
-    Lane,
-    Request,
-    SessionRef,
-    Usage,
-)
-from murmurate.gateway.chat import (
-    ChatBody,
-    Encoder,
-    error_event,
-    messages_of,
-    sampling_of,
-    tools_of,
-)
+from murmurate.core.types import Caller, Delta, Finished, Request, Usage
+from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
-from murmurate.gateway.ports import Meter, Platform
+from murmurate.gateway.ports import Meter
+from murmurate.gateway.requests import Requests, name_session
 from murmurate.gateway.validate import decode
 
 
@@ -37,7 +23,7 @@ class Completions:
         self,
         model: Model,
         *,
-        platform: Platform,
+        requests: Requests,
         body_bytes_max: int,
         clock: Clock,
         ids: Ids,
@@ -45,7 +31,7 @@ class Completions:
         log: EventLog,
     ) -> None:
         self._model = model
-        self._platform = platform
+        self._requests = requests
         self._body_bytes_max = body_bytes_max
         self._clock = clock
         self._ids = ids
@@ -55,7 +41,7 @@ class Completions:
     async def chat(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """Ask an agent or a model, plain or streamed (`"stream": true`)."""
         body = decode(await exchange.body(self._body_bytes_max), ChatBody)
-        request = self._request(exchange, caller, body, span)
+        request = self._requests.of(exchange, caller, body, span)
         span.note(model=body.model, lane=request.lane.value)
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
         encoder = Encoder(
@@ -64,27 +50,6 @@ class Completions:
         answer = self._stream if body.stream else self._whole
         await exchange.while_connected(answer(exchange, request, encoder, span))
 
-    def _request(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
-        """Return the one internal form that everything below sees."""
-        if body.model not in self._platform.chat_models(caller.tenant):
-            known = ", ".join(self._platform.chat_models(caller.tenant))
-            raise ModelUnknownError(
-                f"no chat model {body.model!r} is served here; there are: {known}", param="model"
-            )
-        session = self._session_ref(exchange.header(b"x-murmurate-session"))
-        return Request(
-            id=self._ids.new("req"),
-            tenant=caller.tenant,
-            model=body.model,
-            messages=messages_of(body, continues=session is not None and not session.new),
-            tools=tools_of(body),
-            sampling=sampling_of(body),
-            lane=_lane(exchange.header(b"x-murmurate-lane"), caller.lane),
-            scopes=caller.scopes,
-            session=session,
-            trace=span.ref,
-        )
-
     async def _stream(
         self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
     ) -> None:
@@ -92,7 +57,7 @@ class Completions:
         usage: Usage | None = None
         async with aclosing(self._deltas(request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
-            _name_session(exchange, request)
+            name_session(exchange, request)
             await exchange.open(EVENTS)
             await exchange.write(encoder.first())
             try:
@@ -115,7 +80,7 @@ class Completions:
     ) -> None:
         async with aclosing(self._deltas(request, span)) as deltas:
             answer = [delta async for delta in deltas]
-        _name_session(exchange, request)
+        name_session(exchange, request)
         await exchange.answer(200, encoder.whole(answer))
 
     async def _deltas(self, request: Request, span: Span) -> AsyncGenerator[Delta]:
@@ -137,13 +102,6 @@ class Completions:
                     case _:
                         pass
                 yield delta
-
-    def _session_ref(self, header: bytes | None) -> SessionRef | None:
-        if header is None:
-            return None
-        if header == b"new":
-            return SessionRef(self._ids.new("sess"), new=True)
-        return SessionRef(header.decode("latin-1"))
 
 
 class Embeddings:
@@ -175,21 +133,3 @@ class Embeddings:
             await exchange.answer(200, encode(body, made.vectors, made.tokens))
 
         await exchange.while_connected(embed())
-
-
-def _name_session(exchange: Exchange, request: Request) -> None:
-    """Tell the client its session, but only with an answer: a refused turn starts none."""
-    if request.session is not None:
-        exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
-
-
-def _lane(header: bytes | None, default: Lane) -> Lane:
-    if header is None:
-        return default
-    try:
-        return Lane(header.decode("latin-1"))
-    except ValueError as cause:
-        expected = " or ".join(lane.value for lane in Lane)
-        raise BadRequestError(
-            f"x-murmurate-lane: expected {expected}", param="x-murmurate-lane"
-        ) from cause

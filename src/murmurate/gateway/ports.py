@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from murmurate.core.types import Caller, Frozen
+from murmurate.core.types import Caller, Frozen, Request, TraceRef
 
 
 class Readiness(Frozen, frozen=True):
@@ -83,4 +83,51 @@ class Platform(Protocol):
 
         `paths` names collections by what lies in their folders.
         """
+        ...
+
+
+class RunEvent(Protocol):
+    """Something that happened to a run; a value that can be encoded."""
+
+    @property
+    def kind(self) -> str:
+        """What it was, such as `run.step`."""
+        ...
+
+
+class Runs(Protocol):
+    """Work that goes on without its client. What is another tenant's is `NotFoundError`."""
+
+    async def submit(self, request: Request, *, priority: int) -> str:
+        """Begin a run; return its id once it is durable."""
+        ...
+
+    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+        """Return the newest runs, the newest first."""
+        ...
+
+    async def show(self, tenant: str, run_id: str) -> object:
+        """Return what is known of a run."""
+        ...
+
+    def events(self, tenant: str, run_id: str) -> AsyncGenerator[RunEvent]:
+        """Yield what has happened and what happens, until the run is over."""
+        ...
+
+    async def cancel(self, tenant: str, run_id: str) -> None:
+        """Let it end. `RunOverError`: it has."""
+        ...
+
+    async def resume(self, tenant: str, run_id: str) -> None:
+        """Go on with one that failed or was cancelled. `RunOverError`: it did not."""
+        ...
+
+
+class Replays(Protocol):
+    """Runs done again, without their side effects."""
+
+    async def replay(
+        self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
+    ) -> object:
+        """Do a run again and return what is different. `RunOverError`: it is under way."""
         ...

@@ -20,6 +20,8 @@ class Scope(StrEnum):
     EMBEDDINGS = "embeddings"
     MODELS = "models"
     SESSIONS = "sessions"
+    RUNS = "runs"
+    """Begin runs in the background; see, cancel and resume all runs of its tenant."""
     TRACES = "traces"
     KNOWLEDGE = "knowledge"
     INGEST = "ingest"

@@ -8,6 +8,7 @@ import math
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
@@ -24,6 +25,7 @@ from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.auth import check_place
+from murmurate.gateway.background import Background
 from murmurate.gateway.chat import error_body, error_event, error_line
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
@@ -65,15 +67,23 @@ class Limits(Frozen, frozen=True):
     bodies_bytes_max: int = BODIES_BYTES_MAX
 
 
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Who answers, by subject."""
+
+    completions: Completions
+    embeddings: Embeddings
+    management: Management
+    administration: Administration
+    background: Background
+
+
 class Gateway:
     """HTTP in, HTTP out. Everything it needs comes in through ports."""
 
     def __init__(
         self,
-        completions: Completions,
-        embeddings: Embeddings,
-        management: Management,
-        administration: Administration,
+        handlers: Handlers,
         *,
         keys: Keys,
         limits: Limits,
@@ -96,8 +106,8 @@ class Gateway:
         self._room = Room(limits.bodies_bytes_max)
         self._in_flight = 0
         self._draining = False
-        self._open = open_routes(management)
-        self._routes = Routes(scoped_routes(completions, embeddings, management, administration))
+        self._open = open_routes(handlers.management)
+        self._routes = Routes(scoped_routes(handlers))
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -253,19 +263,23 @@ def open_routes(management: Management) -> Mapping[str, OpenHandler]:
     }
 
 
-def scoped_routes(
-    completions: Completions,
-    embeddings: Embeddings,
-    management: Management,
-    administration: Administration,
-) -> tuple[Route, ...]:
+def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
+    management, administration = handlers.management, handlers.administration
+    background = handlers.background
     return (
-        Route("POST", "/v1/chat/completions", Scope.CHAT, completions.chat),
-        Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, embeddings.embeddings),
+        Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
+        Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
         Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
+        Route("POST", "/api/runs", Scope.RUNS, background.submit),
+        Route("GET", "/api/runs", Scope.RUNS, background.listing),
+        Route("GET", "/api/runs/{id}", Scope.RUNS, background.show),
+        Route("GET", "/api/runs/{id}/events", Scope.RUNS, background.events),
+        Route("POST", "/api/runs/{id}/cancel", Scope.RUNS, background.cancel),
+        Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
+        Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
         Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),

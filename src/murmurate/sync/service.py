@@ -8,6 +8,7 @@ import msgspec
 from murmurate.core.clock import Clock
 from murmurate.core.errors import NotFoundError
 from murmurate.core.ids import Ids
+from murmurate.core.journal import Journals
 from murmurate.core.ports import Entry, Log, Model, Tracer
 from murmurate.core.types import Delta, Finished, Message, Request, Role, SessionRef
 from murmurate.sync.entries import (
@@ -31,10 +32,19 @@ class Sessions:
     """A `Model` that continues stored sessions; a request without one passes through."""
 
     def __init__(
-        self, below: Model, *, log: Log, clock: Clock, ids: Ids, tracer: Tracer, writer: str
+        self,
+        below: Model,
+        *,
+        log: Log,
+        journals: Journals,
+        clock: Clock,
+        ids: Ids,
+        tracer: Tracer,
+        writer: str,
     ) -> None:
         self._below = below
         self._log = log
+        self._journals = journals
         self._clock = clock
         self._ids = ids
         self._tracer = tracer
@@ -49,7 +59,9 @@ class Sessions:
         return self._continue(request, request.session)
 
     async def _continue(self, request: Request, session: SessionRef) -> AsyncGenerator[Delta]:
-        stored = await self.history(request.tenant, session)
+        journal = self._journals.of(request)
+        stored, end = await self._stored(request.tenant, session, until=journal.seen)
+        journal.sees(end)
         whole = msgspec.structs.replace(request, messages=continued(stored, request.messages))
         answer: list[Delta] = []
         async with aclosing(self._below.answer(whole)) as deltas:
@@ -61,8 +73,18 @@ class Sessions:
 
     async def history(self, tenant: str, session: SessionRef) -> list[SessionMessage]:
         """Return the newest messages of a session, or `NotFoundError`."""
+        stored, _ = await self._stored(tenant, session, until=None)
+        return stored
+
+    async def _stored(
+        self, tenant: str, session: SessionRef, *, until: int | None
+    ) -> tuple[list[SessionMessage], int]:
+        """Return the newest messages up to the entry `until` (None: all), and the last one's seq.
+
+        A run that another server goes on with reads what its first attempt has read.
+        """
         if session.new:
-            return []
+            return [], 0
         stream = stream_of(session.id)
         async with aclosing(self._log.streams(tenant, stream)) as found:
             # A name comes before all that begin with it: only the first one can be this session,
@@ -70,12 +92,13 @@ class Sessions:
             info = await anext(found, None)
         if info is None or info.stream != stream:
             raise NotFoundError(f"there is no session {session.id!r}", param="x-murmurate-session")
-        after = max(info.head - HISTORY_MAX, 0)
+        end = info.head if until is None else until
+        after = max(end - HISTORY_MAX, 0)
         async with aclosing(self._log.read(tenant, stream, after=after)) as entries:
-            kept = [decode(entry.body) async for entry in entries]
+            kept = [decode(entry.body) async for entry in entries if entry.seq <= end]
         # Where older ones were left out, begin with a turn, not in the middle of one.
         first = next((i for i, m in enumerate(kept) if m.role is Role.USER), 0)
-        return kept[first:] if after else kept
+        return (kept[first:] if after else kept), end
 
     async def _store(
         self,
@@ -84,7 +107,10 @@ class Sessions:
         stored: Sequence[SessionMessage],
         answer: Sequence[Delta],
     ) -> None:
-        """Append the fresh messages and the answer together: a turn is kept whole or not at all."""
+        """Append the fresh messages and the answer together, with the end of the run if it is one.
+
+        A turn is kept whole or not at all.
+        """
         turn = self._ids.new("turn")
         said = [
             *added(stored, request.messages),
@@ -103,4 +129,4 @@ class Sessions:
             after = kept.id
             entries.append(Entry(request.tenant, stream_of(session.id), KIND, encode(kept)))
         with self._tracer.span(request.trace, "store", entries=len(entries)):
-            await self._log.append(entries)
+            await self._journals.of(request).finish(entries, answer)

@@ -42,3 +42,9 @@ class ServerBoot(msgspec.Struct, frozen=True):
     engine_keys: dict[str, str]
     library: str
     sandbox: str
+    runner: str = ""
+    """The name of this life of the server, under which it holds runs; drawn at each start."""
+    gone: tuple[str, ...] = ()
+    """The names of lives that are over: their runs are free."""
+    number: int = 0
+    """Which of the servers side by side it is; the first one looks after documents and the log."""

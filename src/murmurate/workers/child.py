@@ -89,6 +89,18 @@ class Child:
         with suppress(BrokenPipeError):  # it died at once
             stdin.write(msgspec.json.encode(self.boot) + b"\n")
             stdin.flush()
+        os.set_blocking(stdin.fileno(), False)
+
+    def tell(self, word: str) -> bool:
+        """Say a word to it down its lifeline; return whether it could be said."""
+        stdin = None if self.process is None else self.process.stdin
+        if stdin is None:
+            return False
+        try:
+            os.write(stdin.fileno(), word.encode() + b"\n")
+        except OSError:  # it is dead or stopped, too
+            return False
+        return True
 
     def outputs(self) -> list[IO[bytes]]:
         """Return its standard output and error; none when it does not run."""

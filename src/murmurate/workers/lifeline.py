@@ -1,8 +1,8 @@
 """How a worker starts and ends: its supervisor's pipe is its boot message, then its lifeline.
 
-The first line of stdin is the boot message, as JSON. The pipe then stays silent until the
-supervisor is gone, however it went, and end-of-file ends the worker at once: nothing outlives its
-supervisor.
+The first line of stdin is the boot message, as JSON. What follows are words that concern this
+worker, a line each: a server hears which other servers are gone. When the supervisor is gone,
+however it went, end-of-file ends the worker at once: nothing outlives its supervisor.
 Standard output carries back a line when the worker serves, and an empty one a second as its
 heartbeat: a worker that is stopped or stuck falls silent, and is ended and started again.
 """
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -28,11 +28,15 @@ EXIT_CONFIG = 2
 """The exit code of a fault that starting again can't mend; the supervisor doesn't try."""
 
 
-def boot(kind: type[_B]) -> _B:
-    """Read the boot message, then watch the lifeline from a thread that needs no event loop."""
+def boot(kind: type[_B], *, on_word: Callable[[str], None] = lambda _: None) -> _B:
+    """Read the boot message, then watch the lifeline from a thread that needs no event loop.
+
+    `on_word` is called in that thread with each line that follows.
+    """
     end_with_parent()
-    message = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
-    threading.Thread(target=_watch, name="lifeline", daemon=True).start()
+    first, rest = _first_line()
+    message = msgspec.json.decode(first, type=kind)
+    threading.Thread(target=_watch, args=(rest, on_word), name="lifeline", daemon=True).start()
     os.set_blocking(1, False)  # a supervisor that is stopped stops nobody else
     return message
 
@@ -88,8 +92,19 @@ def beating_meanwhile() -> Generator[None]:
         thread.join()  # it waits for nobody: the pipe takes a beat at once or loses it
 
 
-def _watch() -> None:
-    """Block until the other end is closed, on the bare descriptor: no lock to wait for."""
-    while os.read(0, 4096):
-        pass
+def _first_line() -> tuple[bytes, bytes]:
+    """Read the first line, and what has come behind it already."""
+    text = b""
+    while b"\n" not in text and (data := os.read(0, 65536)):
+        text += data
+    first, _, rest = text.partition(b"\n")
+    return first, rest
+
+
+def _watch(rest: bytes, on_word: Callable[[str], None]) -> None:
+    """Hear words until the other end is closed, on the bare descriptor: no lock to wait for."""
+    while data := os.read(0, 4096):
+        *words, rest = (rest + data).split(b"\n")
+        for word in words:
+            on_word(word.decode())
     os._exit(EXIT_ORPHANED)

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
@@ -45,7 +45,35 @@ class Server(uvicorn.Server):
         yield
 
 
-async def main(message: ServerBoot) -> None:
+class Words:
+    """What the supervisor says while the server runs: each word is the name of a runner that died.
+
+    They come in a thread of their own, also before the event loop is there.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gone: asyncio.Queue[str] = asyncio.Queue()
+
+    def hear(self, word: str) -> None:
+        """Pass a word on to the loop. A server that is only starting revokes nobody yet."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._gone.put_nowait, word)
+
+    async def take_over(self, service: compose.Service, known: Sequence[str]) -> None:
+        """Free the runs of all who are known to be dead, now and later."""
+        self._loop = asyncio.get_running_loop()
+        for name in known:
+            self._gone.put_nowait(name)
+        while True:
+            name = await self._gone.get()
+            try:
+                await service.runner.take_over(name)
+            except MurmurateError as error:  # it will be seen to stand still
+                service.outside.events.event("runs.log", code=error.code, detail=error.detail)
+
+
+async def main(message: ServerBoot, words: Words) -> None:
     """Serve until SIGTERM, then finish what is under way and close everything in order."""
     try:
         # A large log is upgraded or salvaged here: a start that is ended for it never gets further.
@@ -61,16 +89,21 @@ async def main(message: ServerBoot) -> None:
 
     def drain() -> None:
         service.app.drain()
+        service.runner.drain()
         server.should_exit = True
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, drain)
-    tasks = [
-        asyncio.create_task(service.platform.follow()),
-        asyncio.create_task(service.platform.examine_log()),
-        asyncio.create_task(announce(service, listening)),
-        asyncio.create_task(service.opened.registry.follow(service.outside.events)),
+    work = [
+        announce(service, listening),
+        service.opened.registry.follow(service.outside.events),
+        service.runner.run(),
+        words.take_over(service, message.gone),
     ]
+    if message.number == 0:
+        work += [service.platform.follow(), service.platform.examine_log()]
+        work.append(service.retention.keep_up())
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         await server.serve(sockets=[listening])
     finally:
@@ -120,11 +153,14 @@ async def composed(message: ServerBoot) -> compose.Service:
     workers = compose.Workers(
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
-    outside = await compose.outside(message.config, state, workers)
+    place = compose.Place(state, message.runner, message.number)
+    outside = await compose.outside(message.config, place, workers)
     opened = await compose.open_keys(
         outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
     )
-    return compose.service(message.config, outside, opened)
+    service = compose.service(message.config, outside, opened)
+    await service.runner.enlist()
+    return service
 
 
 def end(detail: str, exit_code: int) -> NoReturn:
@@ -145,4 +181,5 @@ async def announce(service: compose.Service, listening: socket.socket) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    uvloop.run(main(boot(ServerBoot)))
+    heard = Words()
+    uvloop.run(main(boot(ServerBoot, on_word=heard.hear), heard))

@@ -5,6 +5,7 @@ socket: while a killed server comes back, clients wait in the socket's queue and
 """
 
 import errno
+import math
 import os
 import resource
 import secrets
@@ -23,20 +24,20 @@ from typing import TextIO
 import msgspec
 
 from murmurate.adapters.files import write_private
-from murmurate.config import Config, Engine, listen_address, remote
+from murmurate.config import Config, listen_address
 from murmurate.core.clock import Clock
 from murmurate.core.errors import AddressInUseError, ConfigError
 from murmurate.fleet.ends import TROUBLES, Trouble, told
 from murmurate.fleet.pulse import Patience, deadline_s, overslept
 from murmurate.fleet.restart import LOOP_CRASHES, delay_s, recent
-from murmurate.workers.boot import EngineBoot, LibraryBoot, SandboxBoot, ServerBoot
+from murmurate.workers.boot import ServerBoot
 from murmurate.workers.child import Child, say
 from murmurate.workers.lifeline import EXIT_CONFIG
+from murmurate.workers.roster import SERVER, children
 from murmurate.workers.state_lock import lock_state
 
 STOP_OTHERS_S = 5.0
 EXIT_FAILED = 1
-SERVER = "murmurate.workers.server"
 LOOK_S = 1.0
 """How often to look at the children even if none says anything."""
 FILES_WANTED = 16_384
@@ -75,6 +76,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._patience = Patience(config.workers.start_s, config.workers.silence_s)
         self._told_troubles: dict[str, Trouble] | None = None
+        self._gone: list[str] = []
+        """Runners that are dead, and whom no server has been told of."""
         self._stopping = False
         self._announced = False
         self._exit_code = 0
@@ -174,8 +177,12 @@ class Supervisor:
         """Start what is due."""
         now_s = self._clock.now_s()
         for child in self._children:
-            if child.due_s is None or child.due_s > now_s:
+            if child.due_s is None or child.due_s > now_s or not self._may_start(child):
                 continue
+            if isinstance(child.boot, ServerBoot):
+                gone, self._gone = tuple(self._gone), []
+                runner = f"runner_{secrets.token_hex(13)}"
+                child.boot = msgspec.structs.replace(child.boot, runner=runner, gone=gone)
             environment = None if child.module == SERVER else passed_on(os.environ)  # noqa: TID251
             try:
                 child.start(environment, now_s)
@@ -183,6 +190,10 @@ class Supervisor:
                 self._again(child, f"could not be started ({cause.strerror})")
             else:
                 child.watch(self._selector)
+
+    def _may_start(self, child: Child) -> bool:
+        """Let the first server make what all share, such as the first key, before the others."""
+        return self._announced or not isinstance(child.boot, ServerBoot) or not child.boot.number
 
     def _wait(self, wake: int) -> None:
         """Wait for a signal, a child's word, the next start that is due or a silence too long."""
@@ -208,7 +219,7 @@ class Supervisor:
     def _due_s(self, child: Child) -> float:
         """Return when something is to be done about a child unless it says something."""
         if child.due_s is not None:
-            return child.due_s
+            return child.due_s if self._may_start(child) else math.inf
         return deadline_s(child.began_s, child.heard_s, self._patience)
 
     def _hear(self, child: Child, descriptor: int) -> None:
@@ -255,11 +266,19 @@ class Supervisor:
             end = child.bury(self._selector)
             if self._stopping:
                 continue
+            if isinstance(child.boot, ServerBoot):
+                self._tell_gone(child.boot.runner)
             if end.code == EXIT_CONFIG and not self._announced:
                 self._exit_code = EXIT_FAILED  # it has said why
                 self._stopping = True
                 continue
             self._again(child, told(end))
+
+    def _tell_gone(self, runner: str) -> None:
+        """Tell a server that this runner is dead; where none serves, the next one to start."""
+        serving = [c for c in self._children if c.module == SERVER and c.serves]
+        if not any(server.tell(runner) for server in serving):
+            self._gone.append(runner)
 
     def _again(self, child: Child, end: str) -> None:
         """Note an end, say it, and when the child is started again."""
@@ -343,47 +362,3 @@ def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
-
-
-def children(config: Config, state: Path, listening: socket.socket, sockets: str) -> list[Child]:
-    """Return the processes of a service: engines, library, sandbox, and the server in front."""
-    found: list[Child] = []
-    engine_keys: dict[str, str] = {}
-    engine_sockets: dict[str, str] = {}
-    for index, (name, model) in enumerate(config.models.items()):
-        if model.engine is Engine.OPENAI:
-            continue
-        engine_keys[name] = secrets.token_hex(16)
-        engine_sockets[name] = f"{sockets}/engine{index}.sock"
-        boot = EngineBoot(name, model, engine_sockets[name], engine_keys[name])
-        most = model.memory_bytes_max
-        found.append(
-            Child(f"engine {name}", "murmurate.workers.engine", boot, memory_bytes_max=most)
-        )
-    library = f"{sockets}/library.sock"
-    sandbox = f"{sockets}/sandbox.sock"
-    boot = LibraryBoot(
-        library,
-        str(state / "index"),
-        config.embeddings,
-        remote(config.embeddings) if config.embeddings.url is not None else None,
-    )
-    limits = config.workers
-    most = limits.library_memory_bytes_max
-    found.append(Child("library", "murmurate.workers.library", boot, memory_bytes_max=most))
-    most = limits.sandbox_memory_bytes_max
-    boot = SandboxBoot(sandbox)
-    found.append(Child("sandbox", "murmurate.workers.sandbox", boot, memory_bytes_max=most))
-    server = ServerBoot(
-        config=config,
-        state=str(state),
-        listening=listening.fileno(),
-        engine_sockets=engine_sockets,
-        engine_keys=engine_keys,
-        library=library,
-        sandbox=sandbox,
-    )
-    most = limits.server_memory_bytes_max
-    found.append(Child("server", SERVER, server, (listening.fileno(),), memory_bytes_max=most))
-    found.insert(0, found.pop())  # first what takes longest until clients see it
-    return found

@@ -34,8 +34,10 @@ _WORK = (
         WHERE runner IS NULL AND due = 0""",
     "CREATE INDEX work_due ON work (queue, due) WHERE runner IS NULL AND due > 0",
     "CREATE INDEX work_held ON work (runner, nudged) WHERE runner IS NOT NULL",
-    "CREATE INDEX work_claimed ON work (queue, priority, turn) WHERE runner IS NOT NULL",
     "CREATE INDEX work_turn ON work (queue, priority, tenant, turn)",
+    """CREATE TABLE lane (
+        queue TEXT NOT NULL, priority INTEGER NOT NULL, served INTEGER NOT NULL,
+        PRIMARY KEY (queue, priority)) WITHOUT ROWID""",
     "CREATE TABLE runner (name TEXT NOT NULL PRIMARY KEY, beat INTEGER NOT NULL) WITHOUT ROWID",
 )
 

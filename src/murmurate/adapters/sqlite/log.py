@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from murmurate.adapters.sqlite import queries, works
+from murmurate.adapters.sqlite.appends import Appending
 from murmurate.adapters.sqlite.copies import keep_before_upgrade
 from murmurate.adapters.sqlite.damage import MENDED_AT_START, Damage, DamageBook, Reason
 from murmurate.adapters.sqlite.database import open_reader, open_writer, translated
@@ -15,11 +16,16 @@ from murmurate.adapters.sqlite.format import SCHEMA
 from murmurate.adapters.sqlite.mend import ask_for_mending, mended
 from murmurate.adapters.sqlite.queries import PAGE_ROWS, Page
 from murmurate.adapters.sqlite.readers import Readers
-from murmurate.adapters.sqlite.works import Appending
+from murmurate.adapters.sqlite.sharing import Sharing
 from murmurate.adapters.sqlite.writer import GroupWriter
 from murmurate.adapters.sqlite.writer import Work as Query
 from murmurate.core.clock import Clock
-from murmurate.core.errors import BodyTooLargeError, LogCorruptError, MurmurateError
+from murmurate.core.errors import (
+    BodyTooLargeError,
+    LogCorruptError,
+    LogUnavailableError,
+    MurmurateError,
+)
 from murmurate.core.ports import Claim, Entry, Renewal, Stored, StreamInfo, Work, WorkInfo
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
@@ -61,10 +67,14 @@ class SqliteLog:
         self._told = told
         self._news = asyncio.Event()
         self._closed = False
-        mended(path, clock=clock, told=told)
-        connection = open_writer(
-            path, SCHEMA, synchronous="FULL", before_upgrade=self._keep_before_upgrade
-        )
+        self._sharing = shared(path, lambda: mended(path, clock=clock, told=told))
+        try:
+            connection = open_writer(
+                path, SCHEMA, synchronous="FULL", before_upgrade=self._keep_before_upgrade
+            )
+        except BaseException:
+            self._sharing.close()
+            raise
         self._readers = Readers(path, count=READERS)
         with translated(path), closing(open_reader(path)) as reader:
             self._book = DamageBook(queries.known_damage(reader), on_damage)
@@ -97,11 +107,12 @@ class SqliteLog:
         for entry in entries:
             _check_size(entry.tenant, entry.stream, entry.body)
             size_bytes += len(entry.body)
-        appending = Appending(
-            tuple(entries), expected or {}, fence, tuple(work), self._clock.unix_ms()
-        )
+        appending = Appending(tuple(entries), expected or {}, fence, self._clock.unix_ms())
         try:
-            return await self._writer.do(appending.write, size_bytes=size_bytes)
+            if not work:
+                return await self._writer.append(appending, size_bytes=size_bytes)
+            both = partial(works.append, appending=appending, work=tuple(work))
+            return await self._writer.do(both, size_bytes=size_bytes)
         except LogCorruptError:
             ask_for_mending(self._path)
             raise
@@ -227,6 +238,7 @@ class SqliteLog:
         self._wake_tails()
         await self._writer.close()
         await self._readers.close()
+        self._sharing.close()
 
     async def _whole(self, query: Query[_T]) -> _T:
         """Ask what goes over many streams; where that can't be read, the next start mends it."""
@@ -287,6 +299,14 @@ class SqliteLog:
     def _wake_tails(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+def shared(path: Path, when_alone: Callable[[], object]) -> Sharing:
+    """Open the lock beside the log; `LogUnavailableError` where it can't be made."""
+    try:
+        return Sharing(path, when_alone)
+    except OSError as cause:
+        raise LogUnavailableError(f"{path.name} can't be opened: {cause.strerror}") from cause
 
 
 def _check_size(tenant: str, stream: str, body: bytes) -> None:

@@ -54,7 +54,9 @@ def frames_of(wal: Path) -> list[Frame]:
     found: list[tuple[Frame, bytes]] = []
     with wal.open("rb") as file:
         header = file.read(WAL_HEADER_BYTES)
-        page_bytes = _valid_page_bytes(int.from_bytes(header[8:12]))
+        is_whole = _header_is_whole(header)
+        # Damage can turn a page's size into another valid one, with no frame where it leads to.
+        page_bytes = _valid_page_bytes(int.from_bytes(header[8:12])) if is_whole else PAGE_BYTES
         offset = WAL_HEADER_BYTES
         while len(head := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
             page, size = struct.unpack(">II", head[:8])
@@ -65,7 +67,7 @@ def frames_of(wal: Path) -> list[Frame]:
     if not found:
         return []
     # Behind the frames of this WAL may stand older ones, with other salts, that are done with.
-    salts = header[16:24] if _header_is_whole(header) else found[0][1]
+    salts = header[16:24] if is_whole else found[0][1]
     frames = [frame if own == salts else None for frame, own in found]
     last = max((at for at, frame in enumerate(frames) if frame and frame.commits), default=-1)
     return [frame or Frame(0, 0, commits=False) for frame in frames[: last + 1]]

@@ -1,7 +1,7 @@
 """What the log asks of SQLite and what it makes of the answers: each row is checked as it comes."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -9,7 +9,7 @@ from murmurate.adapters.log_checksums import entry_checksum, head_checksum
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
 from murmurate.adapters.sqlite.database import reading
 from murmurate.core.errors import LogConflictError, LogCorruptError
-from murmurate.core.ports import SNAPSHOT, Entry, Stored
+from murmurate.core.ports import SNAPSHOT, Stored
 from murmurate.core.types import Frozen
 
 PAGE_ROWS = 256
@@ -20,8 +20,6 @@ _PUT_HEAD = """INSERT INTO head (tenant, stream, seq, first, snapshot, crc)
     VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET seq = excluded.seq, first = excluded.first,
     snapshot = excluded.snapshot, crc = excluded.crc"""
-_INSERT = """INSERT INTO entry (tenant, stream, seq, epoch, kind, at, crc, body)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _HEAD = "SELECT seq, first, snapshot, crc FROM head WHERE tenant = ? AND stream = ?"
 _HEADS = """SELECT tenant, stream FROM head
     WHERE (tenant, stream) > (CAST(? AS TEXT), CAST(? AS TEXT))
@@ -56,37 +54,6 @@ class Page(Frozen, frozen=True):
     more: bool = False
     damage: Damage | None = None
     through: int = 0
-
-
-def append(
-    db: sqlite3.Connection,
-    entries: Sequence[Entry],
-    expected: Mapping[tuple[str, str], int],
-    at_ms: int,
-    *,
-    epoch: int = 0,
-) -> list[int]:
-    """Write all entries inside the caller's transaction; return their seqs.
-
-    Raises:
-        LogConflictError: A stream does not end where it was expected to.
-        LogCorruptError: The count of a stream is damaged, so that no seq is certain.
-    """
-    for key, seen in expected.items():
-        head = head_of(db, key).seq
-        if head != seen:
-            raise LogConflictError(f"stream {key[1]} of {key[0]} ends at {head}, not at {seen}")
-    seqs: list[int] = []
-    for entry in entries:
-        tenant, stream, kind, body = entry.tenant, entry.stream, entry.kind, entry.body
-        old = head_of(db, (tenant, stream))
-        seq = old.seq + 1
-        put_head(db, (tenant, stream), Head(seq, old.first, old.snapshot))
-        fields = (tenant.encode(), stream.encode(), seq, epoch, kind.encode(), at_ms)
-        crc = entry_checksum(fields, body)
-        db.execute(_INSERT, (tenant, stream, seq, epoch, kind, at_ms, crc, body))
-        seqs.append(seq)
-    return seqs
 
 
 def snapshot(
@@ -134,10 +101,17 @@ def head_of(db: sqlite3.Connection, key: tuple[str, str]) -> Head:
         LogCorruptError: It is damaged.
     """
     rows = rows_of(db, _HEAD, key)
-    if not rows:
-        return Head()
-    seq, first, snapshot, crc = rows[0]
+    return intact_head(key, rows[0]) if rows else Head()
+
+
+def intact_head(key: tuple[str, str], row: tuple[int, int, int, int]) -> Head:
+    """Return a head from its seq, first, snapshot and crc.
+
+    Raises:
+        LogCorruptError: It is damaged.
+    """
     tenant, stream = key
+    seq, first, snapshot, crc = row
     try:
         intact = crc == head_checksum((tenant.encode(), stream.encode()), seq, first, snapshot)
     except TypeError:  # damage can turn a number into a text
@@ -297,6 +271,13 @@ def number_of(value: object) -> int:
 
 def put_head(db: sqlite3.Connection, key: tuple[str, str], head: Head) -> None:
     """Write a head with its checksum."""
-    tenant, stream = key
-    crc = head_checksum((tenant.encode(), stream.encode()), head.seq, head.first, head.snapshot)
-    db.execute(_PUT_HEAD, (tenant, stream, head.seq, head.first, head.snapshot, crc))
+    put_heads(db, [(key, head)])
+
+
+def put_heads(db: sqlite3.Connection, heads: Iterable[tuple[tuple[str, str], Head]]) -> None:
+    """Write heads with their checksums."""
+    rows: list[tuple[str, str, int, int, int, int]] = []
+    for (tenant, stream), head in heads:
+        crc = head_checksum((tenant.encode(), stream.encode()), head.seq, head.first, head.snapshot)
+        rows.append((tenant, stream, head.seq, head.first, head.snapshot, crc))
+    db.executemany(_PUT_HEAD, rows)

@@ -1,7 +1,8 @@
 """Group commit: what waits while the disk syncs goes to disk together with the next sync.
 
-One thread owns the connection. It takes all jobs that wait, runs each in a savepoint of one
-transaction, commits once and hands all results to the event loop in one call.
+One thread owns the connection. It takes all jobs that wait and runs them in one transaction:
+appends together, anything else in a savepoint of its own. It commits once and hands all results to
+the event loop in one call.
 """
 
 import asyncio
@@ -13,12 +14,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from murmurate.adapters.sqlite.appends import Appending, Appends
 from murmurate.adapters.sqlite.database import translate
 from murmurate.core.errors import LogUnavailableError
 
 WAITING_BYTES_MAX = 256 * 1024 * 1024
 """Beside the number of waiting jobs, their size is bounded: bodies wait in memory."""
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], _T]
 
@@ -28,7 +31,9 @@ class _Job:
 
     __slots__ = ("error", "future", "size_bytes", "value", "work")
 
-    def __init__(self, work: Work[Any], future: asyncio.Future[Any], size_bytes: int) -> None:
+    def __init__(
+        self, work: Work[Any] | Appending, future: asyncio.Future[Any], size_bytes: int
+    ) -> None:
         self.work = work
         self.future = future
         self.size_bytes = size_bytes
@@ -72,6 +77,20 @@ class GroupWriter:
         Raises:
             LogUnavailableError: Too much waits already, the disk is full or the file is locked.
         """
+        return await self._accept(work, size_bytes)
+
+    async def append(self, appending: Appending, *, size_bytes: int) -> list[int]:
+        """Return the seqs, once all is committed; see `do` and `Appends.add` for what it raises."""
+        return await self._accept(appending, size_bytes)
+
+    async def close(self) -> None:
+        """Commit what was accepted, move it from the WAL into the file, end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _accept(self, work: Work[Any] | Appending, size_bytes: int) -> asyncio.Future[Any]:
         if self._closed:
             raise LogUnavailableError(f"{self._path.name} is closed")
         if self._waiting >= self._queue_max or self._waiting_bytes > WAITING_BYTES_MAX:
@@ -84,14 +103,7 @@ class GroupWriter:
         self._waiting += 1
         self._waiting_bytes += size_bytes
         self._jobs.put(job)
-        return await job.future
-
-    async def close(self) -> None:
-        """Commit what was accepted, move it from the WAL into the file, end the thread."""
-        if not self._closed:
-            self._closed = True
-            self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        return job.future
 
     def _write(self) -> None:
         batch, more = self._next_batch()
@@ -127,36 +139,48 @@ class GroupWriter:
                 job.error = translate(cause, self._path)
             return
         try:
+            appends = Appends(self._connection)
             for job in jobs:
-                self._attempt(job)
+                if isinstance(job.work, Appending):
+                    self._run(job, appends.add, job.work)
+                else:
+                    appends.write()  # what comes between sees it, and may change what it rests on
+                    self._attempt(job, job.work)
+            appends.write()
             self._connection.execute("COMMIT")
-        except sqlite3.Error as cause:
+        except (sqlite3.Error, MemoryError) as cause:  # the second is how SQLITE_NOMEM comes
             with suppress(sqlite3.Error):  # SQLite may have rolled it back itself
                 self._connection.execute("ROLLBACK")
             if len(jobs) == 1:
-                jobs[0].error = translate(cause, self._path)
+                jobs[0].error = self._told(cause)
                 return
             middle = len(jobs) // 2
             self._commit(jobs[:middle])
             self._commit(jobs[middle:])
 
-    def _attempt(self, job: _Job) -> None:
+    def _attempt(self, job: _Job, work: Work[Any]) -> None:
         """Run a job in a savepoint, so that its failure undoes nothing but itself.
 
         Raises:
             sqlite3.Error: The whole transaction is lost.
         """
-        job.value, job.error = None, None
         self._connection.execute("SAVEPOINT job")
-        try:
-            job.value = job.work(self._connection)
-        except Exception as cause:  # whatever it is goes to whoever waits: the thread must live
-            if not self._connection.in_transaction:
-                raise sqlite3.OperationalError(str(cause)) from cause
+        self._run(job, work, self._connection)
+        if job.error is not None:
             self._connection.execute("ROLLBACK TO job")
-            is_sqlite = isinstance(cause, sqlite3.Error)
-            job.error = translate(cause, self._path) if is_sqlite else cause
         self._connection.execute("RELEASE job")
+
+    def _run(self, job: _Job, work: Callable[[_S], Any], subject: _S) -> None:
+        job.value, job.error = None, None
+        try:
+            job.value = work(subject)
+        except Exception as cause:  # whatever it is goes to whoever waits: the thread must live
+            if not self._connection.in_transaction:  # SQLite has rolled back: all of it is lost
+                raise sqlite3.OperationalError(str(cause)) from cause
+            job.error = self._told(cause)
+
+    def _told(self, cause: Exception) -> Exception:
+        return translate(cause, self._path) if isinstance(cause, sqlite3.Error) else cause
 
     def _hand_over(self, batch: list[_Job]) -> None:
         if batch:

@@ -1,0 +1,125 @@
+"""Runs: work that goes on whatever becomes of the client, and of the server that began it."""
+
+from contextlib import aclosing
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from murmurate.core.errors import MurmurateError
+from murmurate.core.ports import Span
+from murmurate.core.types import Caller
+from murmurate.gateway.chat import ChatBody, error_event
+from murmurate.gateway.exchange import EVENTS, Exchange
+from murmurate.gateway.ports import Replays, Runs
+from murmurate.gateway.requests import Requests, name_session
+from murmurate.gateway.validate import decode
+
+LISTED = 50
+ACCEPTED = 202
+ID_CHARS_MAX = 64
+
+
+class RunBody(ChatBody, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /api/runs`: a chat's, and how urgent it is among the tenant's runs."""
+
+    priority: Annotated[int, Meta(ge=-10, le=10)] = 0
+
+
+class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /api/runs/{id}/replay`."""
+
+    model: str | None = None
+
+
+class Background:
+    """The routes of runs."""
+
+    def __init__(
+        self, runs: Runs, *, replays: Replays, requests: Requests, body_bytes_max: int
+    ) -> None:
+        self._runs = runs
+        self._replays = replays
+        self._requests = requests
+        self._body_bytes_max = body_bytes_max
+
+    async def submit(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Begin a run in the background.
+
+        The body is that of a chat, and `priority` (-10 to 10; higher comes first). It is
+        durable when its id is returned with status 202; any server goes on with it.
+        """
+        body = decode(await exchange.body(self._body_bytes_max), RunBody)
+        request = self._requests.of(exchange, caller, body, span)
+        run_id = await self._runs.submit(request, priority=body.priority)
+        span.note(model=body.model, run=run_id)
+        name_session(exchange, request)
+        await exchange.answer_json(ACCEPTED, {"id": run_id, "status": "queued"})
+
+    async def listing(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """List the newest 50 runs, the newest first, with their status."""
+        del span
+        found = await self._runs.listing(caller.tenant, limit=LISTED)
+        await exchange.answer_json(200, {"runs": found})
+
+    async def show(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Show a run: its status, the outcome of each step, and its answer."""
+        del span
+        await exchange.answer_json(200, await self._runs.show(caller.tenant, _id(exchange)))
+
+    async def events(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Follow a run: what has happened and what happens, until it is over.
+
+        Server-sent events; the name of each says what happened, such as `run.step`.
+        """
+        del span
+        await exchange.while_connected(self._follow(exchange, caller))
+
+    async def cancel(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """End a run; whoever works on it stops within about half a second."""
+        del span
+        await self._runs.cancel(caller.tenant, _id(exchange))
+        await exchange.answer_json(ACCEPTED, {"id": _id(exchange)})
+
+    async def resume(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Go on with a run that failed or was cancelled, from its last step."""
+        del span
+        await self._runs.resume(caller.tenant, _id(exchange))
+        await exchange.answer_json(ACCEPTED, {"id": _id(exchange)})
+
+    async def replay(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Do a run again that is over, against the code, configuration and models of today.
+
+        Nothing of it is stored, and no tool is called: each call gets the outcome that the run
+        recorded, and one without a record ends the replay. The body is `{"model"}`, who is asked
+        instead of the agent's own model, or empty. The answer says of each step, and of the answer,
+        whether it is the same.
+        """
+        body = decode(await exchange.body(self._body_bytes_max) or b"{}", ReplayBody)
+        span.note(run=_id(exchange)[:ID_CHARS_MAX])
+        await exchange.while_connected(self._replayed(exchange, caller, body, span))
+
+    async def _replayed(
+        self, exchange: Exchange, caller: Caller, body: ReplayBody, span: Span
+    ) -> None:
+        replayed = await self._replays.replay(
+            caller.tenant, _id(exchange), model=body.model, trace=span.ref
+        )
+        await exchange.answer_json(200, replayed)
+
+    async def _follow(self, exchange: Exchange, caller: Caller) -> None:
+        async with aclosing(self._runs.events(caller.tenant, _id(exchange))) as events:
+            event = await anext(events, None)
+            await exchange.open(EVENTS)
+            try:
+                while event is not None:
+                    name, data = event.kind, msgspec.json.encode(event)
+                    await exchange.write(b"event: %b\ndata: %b\n\n" % (name.encode(), data))
+                    event = await anext(events, None)
+            except MurmurateError as error:
+                await exchange.write(error_event(error))
+        await exchange.end()
+
+
+def _id(exchange: Exchange) -> str:
+    return exchange.path.split("/")[3]

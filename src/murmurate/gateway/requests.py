@@ -1,0 +1,63 @@
+"""From a chat's body and headers to the one internal form that everything below sees."""
+
+from murmurate.core.errors import BadRequestError, ModelUnknownError
+from murmurate.core.ids import Ids
+from murmurate.core.ports import Span
+from murmurate.core.types import Caller, Lane, Request, SessionRef
+from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
+from murmurate.gateway.exchange import Exchange
+from murmurate.gateway.ports import Platform
+
+
+class Requests:
+    """Makes requests for the models that the caller's tenant may use."""
+
+    def __init__(self, *, platform: Platform, ids: Ids) -> None:
+        self._platform = platform
+        self._ids = ids
+
+    def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
+        """Return the request. `ModelUnknownError`, `BadRequestError`: it can't be one."""
+        if body.model not in self._platform.chat_models(caller.tenant):
+            known = ", ".join(self._platform.chat_models(caller.tenant))
+            raise ModelUnknownError(
+                f"no chat model {body.model!r} is served here; there are: {known}", param="model"
+            )
+        session = self._session_ref(exchange.header(b"x-murmurate-session"))
+        return Request(
+            id=self._ids.new("req"),
+            tenant=caller.tenant,
+            model=body.model,
+            messages=messages_of(body, continues=session is not None and not session.new),
+            tools=tools_of(body),
+            sampling=sampling_of(body),
+            lane=_lane(exchange.header(b"x-murmurate-lane"), caller.lane),
+            scopes=caller.scopes,
+            session=session,
+            trace=span.ref,
+        )
+
+    def _session_ref(self, header: bytes | None) -> SessionRef | None:
+        if header is None:
+            return None
+        if header == b"new":
+            return SessionRef(self._ids.new("sess"), new=True)
+        return SessionRef(header.decode("latin-1"))
+
+
+def name_session(exchange: Exchange, request: Request) -> None:
+    """Tell the client its session, but only with an answer: a refused turn starts none."""
+    if request.session is not None:
+        exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
+
+
+def _lane(header: bytes | None, default: Lane) -> Lane:
+    if header is None:
+        return default
+    try:
+        return Lane(header.decode("latin-1"))
+    except ValueError as cause:
+        expected = " or ".join(lane.value for lane in Lane)
+        raise BadRequestError(
+            f"x-murmurate-lane: expected {expected}", param="x-murmurate-lane"
+        ) from cause

@@ -1,0 +1,209 @@
+"""What the log keeps of a run, and what its entries amount to. Pure.
+
+`run/ID` begins with the request, then come the outcomes of its steps in the order in which they
+were finished, and in between what happened to the run: it stumbled, somebody cancelled it. Each
+step is written once and is as big as its outcome: the conversation so far is never written again.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from murmurate.core.errors import LogCorruptError
+from murmurate.core.journal import StepKind
+from murmurate.core.ports import Stored
+from murmurate.core.types import (
+    Citation,
+    Cited,
+    Delta,
+    Finished,
+    FinishReason,
+    Frozen,
+    Request,
+    Text,
+    Usage,
+)
+
+QUEUE = "runs"
+DEAD = "runs.dead"
+"""The queue of runs that were given up; nobody claims from it."""
+
+
+class Kind(StrEnum):
+    """The kinds of a run's entries."""
+
+    BEGUN = "run.begun"
+    READ = "run.read"
+    STEP = "run.step"
+    STUMBLED = "run.stumbled"
+    CANCEL = "run.cancel"
+    FINISHED = "run.finished"
+    FAILED = "run.failed"
+    CANCELLED = "run.cancelled"
+    RESUMED = "run.resumed"
+    LEFT = "run.left"
+    """Its server stopped in an orderly way, and left it to another."""
+
+
+class Begun(Frozen, frozen=True, omit_defaults=True):
+    """The request, and up to where its session was read."""
+
+    request: Request
+    seen: int | None = None
+    background: bool = False
+
+
+class Read(Frozen, frozen=True):
+    """Up to where the session was read, where that was not known when the run began."""
+
+    seen: int
+
+
+class StepDone(Frozen, frozen=True, omit_defaults=True):
+    """What a step came to. `number` counts the steps as they were begun, from 1."""
+
+    number: int
+    kind: StepKind
+    name: str
+    outcome: msgspec.Raw
+    arguments: str = ""
+    """What a tool was called with; empty for a model."""
+
+
+class Stumbled(Frozen, frozen=True):
+    """An attempt failed; the next one follows at `again_ms`."""
+
+    code: str
+    detail: str
+    again_ms: int
+
+
+class Failed(Frozen, frozen=True):
+    """The run was given up."""
+
+    code: str
+    detail: str
+
+
+class Answer(Frozen, frozen=True, omit_defaults=True):
+    """What the run answered, in whole."""
+
+    text: str
+    reason: FinishReason
+    usage: Usage = Usage(0, 0)
+    citations: tuple[Citation, ...] = ()
+
+
+class Nothing(Frozen, frozen=True):
+    """The body of an entry whose kind says all."""
+
+
+class RunStatus(StrEnum):
+    """Where a run stands, as far as its entries tell."""
+
+    UNDER_WAY = "under way"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunState(Frozen, frozen=True, kw_only=True):
+    """What the entries of a run amount to."""
+
+    id: str
+    begun: Begun
+    began_ms: int
+    status: RunStatus = RunStatus.UNDER_WAY
+    steps: tuple[StepDone, ...] = ()
+    ended_ms: int | None = None
+    answer: Answer | None = None
+    failure: Failed | None = None
+    cancel_asked: bool = False
+    stumbles: int = 0
+    """How many attempts in a row failed since the last step."""
+    epoch_last: int = 0
+    """Which holder wrote last: a run that ends its servers gets through many that write nothing."""
+
+
+def stream_of(run_id: str) -> str:
+    """Return the log's stream of a run."""
+    return f"run/{run_id}"
+
+
+def id_of(stream: str) -> str:
+    """Return the run that a stream belongs to."""
+    return stream.removeprefix("run/")
+
+
+def answer_of(deltas: Sequence[Delta]) -> Answer:
+    """Return the answer as one value."""
+    usage, reason = Usage(0, 0), FinishReason.STOP
+    for delta in deltas:
+        if isinstance(delta, Usage):
+            usage = usage.plus(delta)
+        elif isinstance(delta, Finished):
+            reason = delta.reason
+    text = "".join(delta.text for delta in deltas if isinstance(delta, Text))
+    citations = tuple(c for d in deltas if isinstance(d, Cited) for c in d.citations)
+    return Answer(text, reason, usage, citations)
+
+
+def folded(run_id: str, entries: Iterable[Stored]) -> RunState:
+    """Return what the entries of a run amount to.
+
+    Raises:
+        LogCorruptError: They don't begin with a request, or one of them can't be read.
+    """
+    state: RunState | None = None
+    for stored in entries:
+        try:
+            state = after(state, run_id, stored)
+        except msgspec.MsgspecError as cause:
+            raise LogCorruptError(f"entry {stored.seq} of run {run_id} can't be read") from cause
+    if state is None:
+        raise LogCorruptError(f"run {run_id} has no entries")
+    return state
+
+
+def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
+    """Return the state after one more entry."""
+    body, at_ms = stored.body, stored.at_ms
+    if state is None:
+        if stored.kind != Kind.BEGUN:
+            raise LogCorruptError(f"run {run_id} does not begin with a request")
+        return RunState(id=run_id, begun=msgspec.json.decode(body, type=Begun), began_ms=at_ms)
+    new = msgspec.structs.replace
+    if stored.epoch:
+        state = new(state, epoch_last=stored.epoch)
+    match stored.kind:
+        case Kind.STEP:
+            step = msgspec.json.decode(body, type=StepDone)
+            return new(state, steps=(*state.steps, step), stumbles=0)
+        case Kind.READ:
+            seen = msgspec.json.decode(body, type=Read).seen
+            return new(state, begun=new(state.begun, seen=seen))
+        case Kind.STUMBLED:
+            return new(state, stumbles=state.stumbles + 1)
+        case Kind.CANCEL:
+            return new(state, cancel_asked=True)
+        case Kind.RESUMED:
+            fresh = new(state, status=RunStatus.UNDER_WAY, failure=None, ended_ms=None)
+            return new(fresh, stumbles=0, cancel_asked=False)
+        case Kind.FINISHED | Kind.FAILED | Kind.CANCELLED:
+            return _ended(new(state, ended_ms=at_ms), stored)
+        case _:
+            return state  # a later version's word, which changes nothing here
+
+
+def _ended(state: RunState, stored: Stored) -> RunState:
+    new = msgspec.structs.replace
+    match stored.kind:
+        case Kind.FINISHED:
+            answer = msgspec.json.decode(stored.body, type=Answer)
+            return new(state, status=RunStatus.FINISHED, answer=answer)
+        case Kind.FAILED:
+            failure = msgspec.json.decode(stored.body, type=Failed)
+            return new(state, status=RunStatus.FAILED, failure=failure)
+        case _:
+            return new(state, status=RunStatus.CANCELLED)

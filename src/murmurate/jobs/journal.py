@@ -1,0 +1,209 @@
+"""The journal of a run: what was done gives its outcome, what was not is done and written."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from murmurate.core.errors import MurmurateError, RunDivergedError
+from murmurate.core.journal import Journal, StepKind, Unkept
+from murmurate.core.ports import NEVER_MS, Claim, Done, Entry, Log, Offer, Work
+from murmurate.core.types import Delta, Frozen, Request
+from murmurate.jobs.entries import (
+    DEAD,
+    QUEUE,
+    Begun,
+    Failed,
+    Kind,
+    Nothing,
+    Read,
+    StepDone,
+    Stumbled,
+    answer_of,
+    id_of,
+)
+
+DETAIL_CHARS_MAX = 500
+"""How much of an error's words is kept: they may quote what a model said."""
+NOTHING = msgspec.Raw(b"null")
+"""What a step has come to that is only begun."""
+
+
+class KeptJournal:
+    """The journal of one run, for whoever holds the run.
+
+    A run that is just begun writes its beginning together with its first step: until then nothing
+    was done that could be lost, and a request that does no step (its answer was cached) leaves no
+    run behind.
+    """
+
+    def __init__(self, log: Log, claim: Claim, begun: Begun, past: Iterable[StepDone] = ()) -> None:
+        self.claim = claim
+        self._log = log
+        self._begun = begun
+        self._past: Mapping[int, StepDone] = {step.number: step for step in past}
+        self._numbers = 0
+        self._last: list[Entry] = []
+        self._read: list[Entry] = []
+        """Up to where the session was read, until it is written with whatever comes next."""
+        self.is_written = False
+        self.is_over = False
+        self.has_advanced = False
+        """Whether this attempt has done a step."""
+
+    @classmethod
+    def taken_over(
+        cls, log: Log, claim: Claim, begun: Begun, past: Iterable[StepDone]
+    ) -> "KeptJournal":
+        """Return the journal of a run that the log knows already."""
+        journal = cls(log, claim, begun, past)
+        journal.is_written = True
+        return journal
+
+    @property
+    def seen(self) -> int | None:
+        """The end of its session when the run began; see `Journal`."""
+        return self._begun.seen
+
+    def sees(self, seq: int) -> None:
+        """Note up to which entry its session was read; see `Journal`."""
+        if self.is_written and self.seen is None:
+            self._read = [self._entry(Kind.READ, Read(seq))]
+        self._begun = msgspec.structs.replace(self._begun, seen=seq)
+
+    def step(self, kind: StepKind, name: str, arguments: str = "") -> "KeptStep":
+        """Begin the next step; see `Journal`."""
+        self._numbers += 1
+        number = self._numbers
+        past = self._past.get(number)
+        begun = StepDone(number, kind, name, NOTHING, arguments)
+        if past is not None and msgspec.structs.replace(past, outcome=NOTHING) != begun:
+            was, now = f"{past.kind.value} {past.name!r}", f"{kind.value} {name!r}"
+            raise RunDivergedError(
+                f"step {number} of {id_of(self.claim.stream)} was {was} and would be"
+                f" {now if now != was else 'that with other arguments'} now: the agent, its code"
+                " or its documents have changed in between. `murmurate replay` shows where"
+            )
+        return KeptStep(self, begun, past)
+
+    async def finish(self, entries: Sequence[Entry], answer: Sequence[Delta]) -> None:
+        """Write the run's end, and the entries with it; see `Journal`."""
+        self.is_over = True
+        if not self.is_written and not self._last:
+            if entries:
+                await self._log.append(entries)
+            return
+        end = self._entry(Kind.FINISHED, answer_of(answer))
+        await self._append([*self._last, *entries, end], Done(*self._place))
+
+    async def fail(self, error: MurmurateError) -> None:
+        """Give the run up: whoever asked was told why."""
+        await self._end(Kind.FAILED, _failed(error), Done(*self._place))
+
+    async def cancel(self) -> None:
+        """End the run as somebody wished."""
+        await self._end(Kind.CANCELLED, Nothing(), Done(*self._place))
+
+    async def try_later(self, error: MurmurateError, again_ms: int) -> None:
+        """Let any runner try again at that time."""
+        stumbled = Stumbled(error.code, error.detail[:DETAIL_CHARS_MAX], again_ms)
+        await self._end(Kind.STUMBLED, stumbled, Offer(*self._place, QUEUE, due_ms=again_ms))
+
+    async def write(self, step: StepDone) -> None:
+        """Write a step, durable when this returns."""
+        await self._append([self._entry(Kind.STEP, step)])
+        self.has_advanced = True
+
+    def hold(self, step: StepDone) -> None:
+        """Keep the last step for the run's end."""
+        self._last.append(self._entry(Kind.STEP, step))
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self.claim.tenant, self.claim.stream
+
+    async def _end(self, kind: Kind, body: Frozen, work: Work) -> None:
+        self.is_over = True
+        if self.is_written:
+            await self._append([self._entry(kind, body)], work)
+
+    async def _append(self, entries: Sequence[Entry], *work: Work) -> None:
+        if self.is_written:
+            await self._log.append([*self._read, *entries], fence=self.claim, work=work)
+            self._read = []
+            return
+        self.is_written = True  # of steps side by side the first one writes the beginning
+        begun = self._entry(Kind.BEGUN, self._begun)
+        # Work that begins and ends in one append needs no holder.
+        held = () if work else (Offer(*self._place, QUEUE, holder=self.claim.runner),)
+        try:
+            await self._log.append([begun, *entries], work=held)
+        except MurmurateError:
+            self.is_written = False
+            raise
+
+    def _entry(self, kind: Kind, body: Frozen) -> Entry:
+        return Entry(*self._place, kind.value, msgspec.json.encode(body))
+
+
+class KeptStep:
+    """A step of a run; see `core.journal.Step`."""
+
+    def __init__(self, journal: KeptJournal, begun: StepDone, past: StepDone | None) -> None:
+        self._journal = journal
+        self._begun = begun
+        self.outcome = None if past is None else bytes(past.outcome)
+        self.key = f"{id_of(journal.claim.stream)}:{begun.number}"
+
+    async def done(self, outcome: bytes) -> None:
+        """Write down what the step came to."""
+        await self._journal.write(self._kept(outcome))
+
+    def ends(self, outcome: bytes) -> None:
+        """Note what the last step came to."""
+        self._journal.hold(self._kept(outcome))
+
+    def _kept(self, outcome: bytes) -> StepDone:
+        return msgspec.structs.replace(self._begun, outcome=msgspec.Raw(outcome))
+
+
+class OpenJournals:
+    """The journals of all runs that this process works on, by request."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._open: dict[str, Journal] = {}
+
+    def of(self, request: Request) -> Journal:
+        """Return the journal of the request's run, or one that keeps nothing."""
+        return self._open.get(request.id) or Unkept(request.id, self._log)
+
+    def open(self, request: Request, journal: Journal) -> None:
+        """Keep the request's steps there from now on."""
+        self._open[request.id] = journal
+
+    def close(self, request: Request) -> None:
+        """Forget the journal of a request that is over."""
+        self._open.pop(request.id, None)
+
+
+async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
+    """Put a run among the dead: nobody waits for it, and somebody should look."""
+    body = msgspec.json.encode(_failed(error))
+    dead = Offer(claim.tenant, claim.stream, DEAD, due_ms=NEVER_MS)
+    failed = Entry(claim.tenant, claim.stream, Kind.FAILED.value, body)
+    await log.append([failed], fence=claim, work=[dead])
+
+
+async def put_back(log: Log, claim: Claim) -> None:
+    """Let another runner go on with a run at once: this one can't."""
+    left = Entry(claim.tenant, claim.stream, Kind.LEFT.value, msgspec.json.encode(Nothing()))
+    await log.append([left], fence=claim, work=[Offer(claim.tenant, claim.stream, QUEUE)])
+
+
+async def strike_off(log: Log, claim: Claim) -> None:
+    """Let nobody claim a run any more: it is over already."""
+    await log.append([], fence=claim, work=[Done(claim.tenant, claim.stream)])
+
+
+def _failed(error: MurmurateError) -> Failed:
+    return Failed(error.code, error.detail[:DETAIL_CHARS_MAX])

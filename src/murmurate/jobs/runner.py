@@ -1,0 +1,269 @@
+"""A server as a runner: it says that it lives, takes over from the dead, and works on runs.
+
+Three tasks. `live` renews, and hears of news; `watch` revokes whoever stands still; `work` claims
+what is due, as much as there is room for. The runs that clients wait for are begun in `service.py`
+and are held by this runner, too.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import FencedError, LogCorruptError, MurmurateError, RunPoisonError
+from murmurate.core.ports import Claim, EventLog, Log, Model
+from murmurate.core.types import Delta
+from murmurate.jobs.attempts import again_ms, is_poison
+from murmurate.jobs.entries import QUEUE, RunState, RunStatus, folded, id_of, stream_of
+from murmurate.jobs.journal import KeptJournal, OpenJournals, give_up, put_back, strike_off
+from murmurate.jobs.vigil import LOOK_S, RENEW_S, Watch, looked, stood_still
+
+CLAIM_POLL_S = 0.2
+"""How often to look for what another server has offered; our own offers wake us at once."""
+AT_A_TIME_MAX = 64
+"""Runs that one server works on beside those that clients wait for."""
+LEFT_MAX = 10_000
+"""Ends of runs to be written once the log can be. What is beyond waits for a revocation."""
+
+_Place = tuple[str, str]
+_Step = Callable[[], Awaitable[None]]
+
+
+class Runner:
+    """Works on runs until it is cancelled. `enlist` it first: who is not known holds nothing."""
+
+    def __init__(
+        self,
+        below: Model,
+        journals: OpenJournals,
+        *,
+        name: str,
+        log: Log,
+        clock: Clock,
+        events: EventLog,
+        at_a_time: int = AT_A_TIME_MAX,
+    ) -> None:
+        self.name = name
+        self._below = below
+        self._journals = journals
+        self._log = log
+        self._clock = clock
+        self._events = events
+        self._at_a_time = at_a_time
+        self._tasks: dict[_Place, asyncio.Task[None]] = {}
+        self._stops: dict[_Place, Callable[[], None]] = {}
+        self._cancelled: set[_Place] = set()
+        self._left: dict[_Place, tuple[Claim, _Step]] = {}
+        self._endings: set[asyncio.Task[bool]] = set()
+        self._wake = asyncio.Event()
+        self._watch = Watch({}, clock.now_s())
+        self._stopping = False
+
+    @property
+    def working(self) -> int:
+        """How many runs it works on, beside those that clients wait for."""
+        return len(self._tasks)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it ends, and leaves its runs to others."""
+        return self._stopping
+
+    async def enlist(self) -> None:
+        """Become known, so that work can be held."""
+        await self._log.renew(self.name)
+
+    async def run(self) -> None:
+        """Live, watch and work, until cancelled; an outage of the log is outlasted."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._for_ever(self.live, lambda: self._clock.sleep(RENEW_S)))
+                tasks.create_task(self._for_ever(self.watch, lambda: self._clock.sleep(LOOK_S)))
+                tasks.create_task(self._for_ever(self.work, self._woken))
+        finally:
+            await self.stop()
+
+    def drain(self) -> None:
+        """Begin nothing more; what clients leave behind from now on goes on in another server."""
+        self._stopping = True
+
+    async def stop(self) -> None:
+        """Put back what is under way, so that others go on at once, and leave."""
+        self.drain()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._endings, return_exceptions=True)
+        with suppress(MurmurateError):  # then the others see it stand still
+            await self._log.revoke(self.name)
+
+    def wake(self) -> None:
+        """Look for work at once: some was offered here."""
+        self._wake.set()
+
+    async def take_over(self, runner: str) -> None:
+        """Free the runs of a runner that is known to be dead, and go on with them."""
+        if await self._log.revoke(runner):
+            self._events.event("runs.taken_over", runner=runner, told=True)
+            self.wake()
+
+    def holds(self, claim: Claim, *, stop: Callable[[], None]) -> None:
+        """Note a run that a client waits for; `stop` ends it when somebody cancels it."""
+        self._stops[claim.tenant, claim.stream] = stop
+
+    def drops(self, claim: Claim) -> None:
+        """Forget it."""
+        self._stops.pop((claim.tenant, claim.stream), None)
+
+    async def end(self, claim: Claim, write: _Step) -> bool:
+        """Write what becomes of a run; where the log can't now, as soon as it can.
+
+        Returns whether it is decided: written, or another runner's business by now.
+        """
+        try:
+            await write()
+        except FencedError:
+            return True
+        except MurmurateError as error:
+            self._events.event("runs.not_ended", code=error.code, detail=error.detail)
+            if len(self._left) < LEFT_MAX:
+                self._left[claim.tenant, claim.stream] = (claim, write)
+            return False
+        return True
+
+    def end_soon(self, claim: Claim, write: _Step) -> None:
+        """Write what becomes of a run, without keeping anybody waiting for it."""
+        ending = asyncio.create_task(self.end(claim, write))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def live(self) -> None:
+        """Renew once; look into what we were nudged about; write the ends that were left."""
+        renewal = await self._log.renew(self.name)
+        if not renewal.known and self._tasks:  # we were taken for dead: others have all of it
+            self._events.event("runs.revoked", runner=self.name, runs=len(self._tasks))
+            for task in self._tasks.values():
+                task.cancel()
+        for tenant, stream in renewal.nudged:
+            await self._look_into(tenant, stream)
+        left, self._left = self._left, {}
+        for claim, write in left.values():
+            await self.end(claim, write)
+
+    async def watch(self) -> None:
+        """Look at the others' beats once; revoke who stands still."""
+        beats = await self._log.beats()
+        self._watch = looked(self._watch, beats, self._clock.now_s())
+        for runner, beat in stood_still(self._watch, self.name).items():
+            if await self._log.revoke(runner, beat=beat):
+                self._events.event("runs.taken_over", runner=runner, told=False)
+                self.wake()
+
+    async def work(self) -> None:
+        """Claim as much as there is room for, and begin it."""
+        self._wake.clear()
+        room = self._at_a_time - len(self._tasks)
+        if room <= 0 or self._stopping:
+            return
+        for claim in await self._log.claim(QUEUE, self.name, limit=room):
+            place = (claim.tenant, claim.stream)
+            self._tasks[place] = asyncio.create_task(self._go_on(claim))
+            self._tasks[place].add_done_callback(lambda _, place=place: self._ended(place))
+
+    async def read(self, tenant: str, run_id: str) -> RunState:
+        """Return what is known of a run. `LogCorruptError`: its entries are damaged."""
+        async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
+            return folded(run_id, [stored async for stored in entries])
+
+    async def _for_ever(self, step: _Step, pause: _Step) -> None:
+        failed = False
+        while True:
+            try:
+                await step()
+                failed = False
+            except MurmurateError as error:
+                if not failed:
+                    self._events.event("runs.log", code=error.code, detail=error.detail)
+                failed = True
+            await pause()
+
+    async def _woken(self) -> None:
+        """Wait until there may be something to claim."""
+        waiting = asyncio.ensure_future(self._wake.wait())
+        sleeping = asyncio.ensure_future(self._clock.sleep(CLAIM_POLL_S))
+        try:
+            await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            sleeping.cancel()
+
+    def _ended(self, place: _Place) -> None:
+        del self._tasks[place]
+        self._cancelled.discard(place)
+        self.wake()  # there is room again
+
+    async def _look_into(self, tenant: str, stream: str) -> None:
+        """End a run of ours that somebody has cancelled."""
+        if not (await self.read(tenant, id_of(stream))).cancel_asked:
+            return
+        if (stop := self._stops.get((tenant, stream))) is not None:
+            stop()
+        if (task := self._tasks.get((tenant, stream))) is not None:
+            self._cancelled.add((tenant, stream))
+            task.cancel()
+
+    async def _go_on(self, claim: Claim) -> None:
+        """Work on a run from where its journal ends."""
+        log = self._log
+        try:
+            state = await self.read(claim.tenant, id_of(claim.stream))
+        except LogCorruptError as damage:
+            await self.end(claim, lambda damage=damage: give_up(log, claim, damage))
+            return
+        except MurmurateError:
+            await self.end(claim, lambda: put_back(log, claim))
+            return
+        journal = KeptJournal.taken_over(log, claim, state.begun, state.steps)
+        lost = claim.epoch - state.epoch_last - 1
+        if state.status is not RunStatus.UNDER_WAY:
+            await self.end(claim, lambda: strike_off(log, claim))
+        elif state.cancel_asked:
+            await self.end(claim, journal.cancel)
+        elif is_poison(epoch=claim.epoch, epoch_last=state.epoch_last):
+            poison = RunPoisonError(f"{lost} servers in a row died while they worked on it")
+            await self.end(claim, lambda: give_up(log, claim, poison))
+        else:
+            await self._attempt(journal, state)
+
+    async def _attempt(self, journal: KeptJournal, state: RunState) -> None:
+        """Answer the run's request; what its journal knows is not done again."""
+        request, claim = state.begun.request, journal.claim
+        self._journals.open(request, journal)
+        try:
+            async with aclosing(self._below.answer(request)) as deltas:
+                answer: list[Delta] = [delta async for delta in deltas]
+            if not journal.is_over:
+                await journal.finish([], answer)
+        except FencedError:
+            return
+        except asyncio.CancelledError:
+            asked = (claim.tenant, claim.stream) in self._cancelled
+            write = journal.cancel if asked else lambda: put_back(self._log, claim)
+            await self.end(claim, write)
+            raise
+        except MurmurateError as error:
+            await self._stumbled(journal, state, error)
+        except Exception as fault:  # noqa: BLE001 - one that nobody foresaw ends no server
+            what = MurmurateError(f"fault: {type(fault).__name__}: {fault}")
+            await self._stumbled(journal, state, what)
+        finally:
+            self._journals.close(request)
+
+    async def _stumbled(self, journal: KeptJournal, state: RunState, error: MurmurateError) -> None:
+        """Try again later, or give the run up."""
+        stumbles = 0 if journal.has_advanced else state.stumbles
+        again = again_ms(error, stumbles=stumbles, now_ms=self._clock.unix_ms())
+        if again is None:
+            await self.end(journal.claim, lambda: give_up(self._log, journal.claim, error))
+        else:
+            await self.end(journal.claim, lambda: journal.try_later(error, again))

@@ -1,0 +1,292 @@
+"""Runs: requests whose work goes on whatever becomes of the server, and what can be asked of them.
+
+As a `Model` it begins a run for each request that wants one, and streams its answer to the client
+that waits for it. A run in the background has no such client: it is offered, and any server works
+on it.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import (
+    FencedError,
+    MurmurateError,
+    NotFoundError,
+    RunOpenError,
+    RunOverError,
+)
+from murmurate.core.ids import Ids
+from murmurate.core.ports import Claim, Entry, Log, Model, Nudge, Offer, Stored, WorkInfo
+from murmurate.core.types import Delta, Frozen, Message, Request
+from murmurate.jobs.entries import (
+    DEAD,
+    QUEUE,
+    Answer,
+    Begun,
+    Failed,
+    Kind,
+    Nothing,
+    RunState,
+    RunStatus,
+    StepDone,
+    folded,
+    id_of,
+    stream_of,
+)
+from murmurate.jobs.journal import KeptJournal, OpenJournals, put_back
+from murmurate.jobs.runner import Runner
+
+FOLLOW_S = 0.2
+LISTED_MAX = 1000
+"""A listing reads every run that it shows: it goes this far back, no further."""
+FIRST_EPOCH = 1
+
+
+class RunInfo(Frozen, frozen=True, omit_defaults=True):
+    """A run as a list shows it."""
+
+    id: str
+    model: str
+    status: str
+    began_ms: int
+    steps: int
+    ended_ms: int | None = None
+    session: str | None = None
+    error: str | None = None
+    due_ms: int | None = None
+    """When it is tried again."""
+
+
+class RunView(Frozen, frozen=True, omit_defaults=True):
+    """A run in whole."""
+
+    id: str
+    model: str
+    status: str
+    began_ms: int
+    messages: tuple[Message, ...]
+    steps: tuple[StepDone, ...] = ()
+    ended_ms: int | None = None
+    session: str | None = None
+    answer: Answer | None = None
+    error: Failed | None = None
+
+
+class RunEvent(Frozen, frozen=True):
+    """An entry of a run as its followers see it."""
+
+    kind: str
+    seq: int
+    at_ms: int
+    body: msgspec.Raw
+
+
+class Runs:
+    """A `Model` that turns requests into runs, and the place to ask for them."""
+
+    def __init__(
+        self,
+        below: Model,
+        runner: Runner,
+        journals: OpenJournals,
+        *,
+        log: Log,
+        clock: Clock,
+        ids: Ids,
+        is_run: Callable[[Request], bool],
+    ) -> None:
+        self._below = below
+        self._runner = runner
+        self._journals = journals
+        self._log = log
+        self._clock = clock
+        self._ids = ids
+        self._is_run = is_run
+
+    def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        """Answer as a run, if the request wants one."""
+        return self._run(request) if self._is_run(request) else self._below.answer(request)
+
+    async def _run(self, request: Request) -> AsyncGenerator[Delta]:
+        """Hold the run ourselves, for the client that waits for it."""
+        stream = stream_of(self._ids.new("run"))
+        claim = Claim(request.tenant, stream, QUEUE, self._runner.name, FIRST_EPOCH)
+        journal = KeptJournal(self._log, claim, Begun(request))
+        self._journals.open(request, journal)
+        answer: list[Delta] = []
+        cancelled = False
+
+        def stop() -> None:
+            nonlocal cancelled
+            cancelled = True
+
+        self._runner.holds(claim, stop=stop)
+        try:
+            async with aclosing(self._below.answer(request)) as deltas:
+                async for delta in deltas:
+                    if cancelled:
+                        raise RunOverError(f"{id_of(stream)} was cancelled")
+                    answer.append(delta)
+                    yield delta
+            if not journal.is_over:
+                await journal.finish([], answer)
+        except FencedError:
+            raise  # another server goes on with it
+        except MurmurateError as error:
+            write = journal.cancel if cancelled else lambda error=error: journal.fail(error)
+            if not await self._runner.end(claim, write):
+                raise RunOpenError(
+                    f"{error.detail}; {id_of(stream)} has begun, and as its end can't be written"
+                    " now, it may still be finished: look at it before you ask again",
+                    retry_s=error.retry_s,
+                ) from error
+            raise
+        finally:
+            self._journals.close(request)
+            self._runner.drops(claim)
+            if journal.is_written and not journal.is_over:
+                self._leave(journal)
+
+    def _leave(self, journal: KeptJournal) -> None:
+        """End the run of a client that has gone; when it is us who go, another server goes on."""
+        goes = self._runner.is_stopping
+        write = (lambda: put_back(self._log, journal.claim)) if goes else journal.cancel
+        self._runner.end_soon(journal.claim, write)
+
+    async def submit(self, request: Request, *, priority: int = 0) -> str:
+        """Begin a run in the background; return its id once it is durable."""
+        run_id = self._ids.new("run")
+        place = (request.tenant, stream_of(run_id))
+        begun = msgspec.json.encode(Begun(request, background=True))
+        offer = Offer(*place, QUEUE, priority=priority)
+        await self._log.append([Entry(*place, Kind.BEGUN.value, begun)], work=[offer])
+        self._runner.wake()
+        return run_id
+
+    async def show(self, tenant: str, run_id: str) -> RunView:
+        """Return all that is known of a run, or `NotFoundError`."""
+        state = await self._state(tenant, run_id)
+        work = await self._work_of(tenant, run_id)
+        return RunView(
+            id=run_id,
+            model=state.begun.request.model,
+            status=_status(state, work),
+            began_ms=state.began_ms,
+            messages=state.begun.request.messages,
+            steps=state.steps,
+            ended_ms=state.ended_ms,
+            session=_session(state),
+            answer=state.answer,
+            error=state.failure,
+        )
+
+    async def events(self, tenant: str, run_id: str) -> AsyncGenerator[RunEvent]:
+        """Yield the run's entries, old and new, until it is over."""
+        seen, state = 0, None
+        while state is None or state.status is RunStatus.UNDER_WAY:
+            entries = await self._entries(tenant, run_id)
+            state = folded(run_id, entries)
+            for stored in entries:
+                if stored.seq > seen:
+                    seen = stored.seq
+                    yield RunEvent(stored.kind, seen, stored.at_ms, msgspec.Raw(stored.body))
+            if state.status is RunStatus.UNDER_WAY:
+                await self._clock.sleep(FOLLOW_S)
+
+    async def listing(self, tenant: str, *, limit: int = 50) -> Sequence[RunInfo]:
+        """Return the newest runs of a tenant, the newest first."""
+        names: list[str] = []
+        async with aclosing(self._log.streams(tenant, stream_of(""))) as streams:
+            async for info in streams:
+                names.append(info.stream)
+                del names[:-LISTED_MAX]
+        waiting = {
+            info.stream: info
+            for queue in (QUEUE, DEAD)
+            async for info in self._log.work(tenant, queue)
+        }
+        states = [await self._state(tenant, id_of(name)) for name in reversed(names[-limit:])]
+        return [_info(state, waiting.get(stream_of(state.id))) for state in states]
+
+    async def cancel(self, tenant: str, run_id: str) -> None:
+        """Let a run end; whoever works on it hears within half a second.
+
+        Raises:
+            NotFoundError: The tenant has no such run.
+            RunOverError: It has ended already.
+        """
+        state = await self._state(tenant, run_id)
+        if state.status is not RunStatus.UNDER_WAY:
+            raise RunOverError(f"{run_id} {_ended(state)} already")
+        await self._say(tenant, run_id, Kind.CANCEL, Nudge(tenant, stream_of(run_id)))
+
+    async def resume(self, tenant: str, run_id: str) -> None:
+        """Go on with a run that failed or was cancelled, from its last step.
+
+        Raises:
+            NotFoundError: The tenant has no such run.
+            RunOverError: It is under way, or has finished.
+        """
+        state = await self._state(tenant, run_id)
+        if state.status in {RunStatus.UNDER_WAY, RunStatus.FINISHED}:
+            raise RunOverError(f"{run_id} {_ended(state)}: there is nothing to resume")
+        await self._say(tenant, run_id, Kind.RESUMED, Offer(tenant, stream_of(run_id), QUEUE))
+        self._runner.wake()
+
+    async def _say(self, tenant: str, run_id: str, kind: Kind, work: Nudge | Offer) -> None:
+        body = msgspec.json.encode(Nothing())
+        await self._log.append([Entry(tenant, stream_of(run_id), kind.value, body)], work=[work])
+
+    async def _state(self, tenant: str, run_id: str) -> RunState:
+        return folded(run_id, await self._entries(tenant, run_id))
+
+    async def _work_of(self, tenant: str, run_id: str) -> WorkInfo | None:
+        """Return what the store knows of a run's work; None when it is over."""
+        stream = stream_of(run_id)
+        async with aclosing(self._log.work(tenant, QUEUE, after=stream[:-1])) as work:
+            async for info in work:
+                return info if info.stream == stream else None
+        return None
+
+    async def _entries(self, tenant: str, run_id: str) -> list[Stored]:
+        async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
+            found = [stored async for stored in entries]
+        if not found:
+            raise NotFoundError(f"there is no run {run_id[:64]!r}")
+        return found
+
+
+def _info(state: RunState, work: WorkInfo | None) -> RunInfo:
+    status = _status(state, work)
+    return RunInfo(
+        id=state.id,
+        model=state.begun.request.model,
+        status=status,
+        began_ms=state.began_ms,
+        steps=len(state.steps),
+        ended_ms=state.ended_ms,
+        session=_session(state),
+        error=None if state.failure is None else state.failure.code,
+        due_ms=work.due_ms if work is not None and status == "waiting" else None,
+    )
+
+
+def _status(state: RunState, work: WorkInfo | None) -> str:
+    """Return where a run stands: its entries say whether it is over, its work the rest."""
+    if state.status is not RunStatus.UNDER_WAY:
+        return state.status.value
+    if work is not None and work.runner is not None:
+        return "running"
+    return "waiting" if work is not None and work.due_ms else "queued"
+
+
+def _session(state: RunState) -> str | None:
+    session = state.begun.request.session
+    return None if session is None else session.id
+
+
+def _ended(state: RunState) -> str:
+    return "is under way" if state.status is RunStatus.UNDER_WAY else f"has {state.status.value}"
