@@ -9,6 +9,7 @@ from murmurate.cache.service import Cached
 from murmurate.core.ports import Stored
 from murmurate.core.types import CallPart, Role
 from murmurate.jobs.entries import Kind, folded
+from murmurate.jobs.replay import Asked
 from murmurate.observe.spans import SpanRecord
 from murmurate.router.lanes import Load
 from murmurate.router.service import Routed
@@ -146,7 +147,9 @@ def routed_of(generation: Generation) -> Routed:
     sessions = generation.service.platform._sessions
     plain = sessions._below._below._below  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
     assert isinstance(plain, Cached)
-    routed = plain._below
+    asked = plain._below
+    assert isinstance(asked, Asked)
+    routed = asked._below
     assert isinstance(routed, Routed)
     return routed
 
