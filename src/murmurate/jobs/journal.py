@@ -181,9 +181,13 @@ class OpenJournals:
         """Keep the request's steps there from now on."""
         self._open[request.id] = journal
 
-    def close(self, request: Request) -> None:
-        """Forget the journal of a request that is over."""
-        self._open.pop(request.id, None)
+    def close(self, request: Request, journal: Journal) -> None:
+        """Forget this journal; one that was opened for the same request meanwhile stays.
+
+        A server that was taken for dead may take its own run back while its first attempt ends.
+        """
+        if self._open.get(request.id) is journal:
+            del self._open[request.id]
 
 
 async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:

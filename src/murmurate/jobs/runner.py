@@ -257,7 +257,7 @@ class Runner:
             what = MurmurateError(f"fault: {type(fault).__name__}: {fault}")
             await self._stumbled(journal, state, what)
         finally:
-            self._journals.close(request)
+            self._journals.close(request, journal)
 
     async def _stumbled(self, journal: KeptJournal, state: RunState, error: MurmurateError) -> None:
         """Try again later, or give the run up."""
