@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from murmurate.core.errors import MurmurateError, RunDivergedError
+from murmurate.core.errors import LogUnavailableError, MurmurateError, RunDivergedError
 from murmurate.core.journal import Journal, StepKind, Unkept
 from murmurate.core.ports import NEVER_MS, Claim, Done, Entry, Log, Offer, Work
 from murmurate.core.types import Delta, Frozen, Request
@@ -46,6 +46,8 @@ class KeptJournal:
         self._read: list[Entry] = []
         """Up to where the session was read, until it is written with whatever comes next."""
         self.is_written = False
+        self._may_be_written = False
+        """Whether the log may have kept the beginning, although it said that it could not."""
         self.is_over = False
         self.has_advanced = False
         """Whether this attempt has done a step."""
@@ -87,13 +89,12 @@ class KeptJournal:
 
     async def finish(self, entries: Sequence[Entry], answer: Sequence[Delta]) -> None:
         """Write the run's end, and the entries with it; see `Journal`."""
-        self.is_over = True
-        if not self.is_written and not self._last:
-            if entries:
-                await self._log.append(entries)
-            return
-        end = self._entry(Kind.FINISHED, answer_of(answer))
-        await self._append([*self._last, *entries, end], Done(*self._place))
+        if self.is_written or self._last:
+            end = self._entry(Kind.FINISHED, answer_of(answer))
+            await self._append([*self._last, *entries, end], Done(*self._place))
+        elif entries:
+            await self._log.append(entries)
+        self.is_over = True  # not before: whoever is cancelled here does not know what was written
 
     async def fail(self, error: MurmurateError) -> None:
         """Give the run up: whoever asked was told why."""
@@ -123,7 +124,8 @@ class KeptJournal:
 
     async def _end(self, kind: Kind, body: Frozen, work: Work) -> None:
         self.is_over = True
-        if self.is_written:
+        if self.is_written or self._may_be_written:
+            self.is_written = True  # if it is not, the proof that we hold it is refused
             await self._append([self._entry(kind, body)], work)
 
     async def _append(self, entries: Sequence[Entry], *work: Work) -> None:
@@ -137,8 +139,10 @@ class KeptJournal:
         held = () if work else (Offer(*self._place, QUEUE, holder=self.claim.runner),)
         try:
             await self._log.append([begun, *entries], work=held)
-        except MurmurateError:
+        except MurmurateError as error:
             self.is_written = False
+            # The answer of a PostgreSQL can be lost, and then this run is held by us.
+            self._may_be_written = bool(held) and isinstance(error, LogUnavailableError)
             raise
 
     def _entry(self, kind: Kind, body: Frozen) -> Entry:
@@ -181,9 +185,13 @@ class OpenJournals:
         """Keep the request's steps there from now on."""
         self._open[request.id] = journal
 
-    def close(self, request: Request) -> None:
-        """Forget the journal of a request that is over."""
-        self._open.pop(request.id, None)
+    def close(self, request: Request, journal: Journal) -> None:
+        """Forget this journal; one that was opened for the same request meanwhile stays.
+
+        A server that was taken for dead may take its own run back while its first attempt ends.
+        """
+        if self._open.get(request.id) is journal:
+            del self._open[request.id]
 
 
 async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
@@ -194,10 +202,17 @@ async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
     await log.append([failed], fence=claim, work=[dead])
 
 
-async def put_back(log: Log, claim: Claim) -> None:
-    """Let another runner go on with a run at once: this one can't."""
+async def put_back(log: Log, claim: Claim, *, due_ms: int = 0) -> None:
+    """Let another runner go on with a run, at once or at that time: this one can't."""
     left = Entry(claim.tenant, claim.stream, Kind.LEFT.value, msgspec.json.encode(Nothing()))
-    await log.append([left], fence=claim, work=[Offer(claim.tenant, claim.stream, QUEUE)])
+    again = Offer(claim.tenant, claim.stream, QUEUE, due_ms=due_ms)
+    await log.append([left], fence=claim, work=[again])
+
+
+async def put_aside(log: Log, claim: Claim) -> None:
+    """Put a run among the dead whose stream is so damaged that it takes no entry any more."""
+    dead = Offer(claim.tenant, claim.stream, DEAD, due_ms=NEVER_MS)
+    await log.append([], fence=claim, work=[dead])
 
 
 async def strike_off(log: Log, claim: Claim) -> None:

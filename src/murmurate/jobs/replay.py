@@ -168,7 +168,7 @@ class Replays:
         try:
             answer = await self._answer(request, state.failure)
         finally:
-            self._journals.close(request)
+            self._journals.close(request, replay)
         again = [step.again for step in replay.steps]
         steps = step_changes(state.steps, again, stopped=answer is None)
         change = answer_change(state.answer or state.failure, answer)
