@@ -162,9 +162,23 @@ class Fleet:
             left = await all_of(self.log.work("a", QUEUE))
             print("LEFT", left[:5], len(left), self.log._board.beats)
             for info in left[:2]:
-                print([ (x.kind, x.epoch, x.body[-80:]) for x in await all_of(self.log.read("a", info.stream))])
+                print(
+                    [
+                        (x.kind, x.epoch, x.body[-80:])
+                        for x in await all_of(self.log.read("a", info.stream))
+                    ]
+                )
                 for s in servers:
-                    if s.runner.name==info.runner: print(s.runner.name, s.runner.working, s.runner._tasks.keys(), s.runner._left, s.events.events[-5:], s.runner._stopping, s.life)
+                    if s.runner.name == info.runner:
+                        print(
+                            s.runner.name,
+                            s.runner.working,
+                            s.runner._tasks.keys(),
+                            s.runner._left,
+                            s.events.events[-5:],
+                            s.runner._stopping,
+                            s.life,
+                        )
             raise
         for server in servers:
             await server.down()
