@@ -382,6 +382,10 @@ def test_an_agents_answer_is_cached_under_the_version_of_its_documents() -> None
     assert compose.agent_policy(CONFIG, documents, clerk) == f"{clerk.tenant}:docs@1"
     assert compose.agent_policy(CONFIG, documents, poet) is None
     assert compose.agent_policy(CONFIG, documents, plain) is None
+    # Of several servers one reads the documents, and the others would not see the answer age.
+    several = msgspec.structs.replace(CONFIG.server, workers=2)
+    config = msgspec.structs.replace(CONFIG, server=several)
+    assert compose.agent_policy(config, documents, clerk) is None
 
 
 def test_it_is_ready_when_the_engines_are_well_and_the_documents_are_read() -> None:
@@ -450,6 +454,18 @@ def test_a_first_pass_that_takes_for_ever_does_not_keep_the_service_from_being_r
         service, clock, _ = platform()
         clock.time_s += compose.READY_WAIT_S
         assert (await service.readiness()).ready
+
+    asyncio.run(story())
+
+
+def test_a_server_that_leaves_the_documents_to_the_first_one_is_ready_without() -> None:
+    async def story() -> None:
+        service, _, _ = platform()
+        assert not (await service.readiness()).ready
+        service.leave_documents()
+        readiness = await service.readiness()
+        assert readiness.ready
+        assert not [part for part in readiness.parts if part.startswith("documents")]
 
     asyncio.run(story())
 

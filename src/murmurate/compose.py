@@ -391,6 +391,8 @@ def agent_policy(config: Config, collections: Collections, request: Request) -> 
     agent = config.agents.get(request.model)
     if agent is None:
         return None
+    if agent.knowledge and config.server.workers > 1:
+        return None  # another server may read new documents, and this one does not hear of it
     inner = msgspec.structs.replace(request, model=agent.model)
     if plain_policy(config, inner) is None:
         return None
@@ -581,6 +583,10 @@ class Platform:
                 detail = f"fault: {type(fault).__name__}"
                 self._outside.events.event("ingest.failed", collection=name, detail=detail)
                 await self._outside.clock.sleep(FIRST_PASS_WAIT_S_MAX)
+
+    def leave_documents(self) -> None:
+        """Leave reading them to the first server: it was ready before this one was started."""
+        self._first_pass.clear()
 
     async def first_pass(self) -> None:
         """Read every collection once at start, side by side: a fault in one stops no other."""
