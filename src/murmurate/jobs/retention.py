@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import MurmurateError
+from murmurate.core.errors import LogConflictError, LogCorruptError, MurmurateError
 from murmurate.core.ids import first_of
 from murmurate.core.ports import Done, EventLog, Log
 from murmurate.jobs.entries import Kind, stream_of
@@ -50,13 +50,21 @@ class Retention:
         forgotten = 0
         for tenant in sorted(self._tenants()):
             for name, head in await self._older(tenant, end):
-                if await self._has_ended(tenant, name, head):
-                    # Nobody may resume it between the look and the end of it.
-                    unchanged = {(tenant, name): head}
-                    await self._log.append([], expected=unchanged, work=[Done(tenant, name)])
-                    await self._log.forget(tenant, name)
-                    forgotten += 1
+                try:
+                    forgotten += await self._forget(tenant, name, head)
+                except LogConflictError:
+                    continue  # it was resumed between the look and the end of it
+                except LogCorruptError as damage:  # whether it has ended is not known: it stays
+                    self._events.event("runs.log", code=damage.code, detail=damage.detail)
         return forgotten
+
+    async def _forget(self, tenant: str, name: str, head: int) -> bool:
+        """Forget a run if it has ended; return whether it was."""
+        if not await self._has_ended(tenant, name, head):
+            return False
+        await self._log.append([], expected={(tenant, name): head}, work=[Done(tenant, name)])
+        await self._log.forget(tenant, name)
+        return True
 
     async def _older(self, tenant: str, end: str) -> list[tuple[str, int]]:
         """Return the tenant's runs that began before that, with their last seqs."""
@@ -69,7 +77,15 @@ class Retention:
         return found
 
     async def _has_ended(self, tenant: str, name: str, head: int) -> bool:
-        """Tell whether the run's last word is its end: where it was resumed, it is not."""
-        async with aclosing(self._log.read(tenant, name, after=head - 1)) as entries:
-            last = await anext(entries, None)
-        return last is not None and last.kind in ENDS
+        """Tell whether the run's last word is its end: where it was resumed, it is not.
+
+        That somebody wished to cancel it may come behind its end.
+        """
+        after = head - 1
+        while after >= 0:
+            async with aclosing(self._log.read(tenant, name, after=after)) as entries:
+                last = await anext(entries, None)
+            if last is None or last.kind != Kind.CANCEL:
+                return last is not None and last.kind in ENDS
+            after -= 1
+        return False
