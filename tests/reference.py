@@ -175,8 +175,9 @@ def shape(kind: Type) -> str:
             return ", ".join([name, *bounds])
         case EnumType(cls=names):
             return ", ".join(f"`{it.value}`" for it in names)
-        case VarTupleType(min_length=least):
-            return "list of texts" if not least else "list of texts, not empty"
+        case VarTupleType(item_type=item, min_length=least):
+            items = "list of integers" if isinstance(item, IntType) else "list of texts"
+            return f"{items}, not empty" if least else items
         case _:
             return SHAPES[type(kind)]
 

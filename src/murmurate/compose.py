@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.files import write_private
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog
@@ -44,6 +45,7 @@ from murmurate.config import (
     documents_path,
     listen_address,
     remote,
+    webhook_keys,
 )
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import (
@@ -51,9 +53,11 @@ from murmurate.core.errors import (
     MurmurateError,
     NotFoundError,
 )
+from murmurate.core.fetch import Fetcher
 from murmurate.core.ids import Ids
 from murmurate.core.journal import Journals
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
+from murmurate.core.reach import Reach
 from murmurate.core.types import Caller, Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
@@ -70,7 +74,11 @@ from murmurate.gateway.registry import OnSecret, Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.errands import Errand, Errands
+from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
 from murmurate.knowledge.ports import Library
@@ -137,6 +145,7 @@ class Outside:
     library: Library
     embedder: Embedder | None
     sandbox: Sandbox | None
+    fetcher: Fetcher
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     log_care: LogCare | None = None
@@ -151,6 +160,7 @@ class Service:
     platform: "Platform"
     collections: Collections
     runner: Runner
+    errands: Sequence[Errands]
     metrics: Metrics
     outside: Outside
     opened: "OpenedKeys"
@@ -177,6 +187,13 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         clock=outside.clock,
         events=outside.events,
     )
+    hooks = Hooks(
+        outside.fetcher,
+        webhook_keys(config.webhooks),
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+    )
     runs = Runs(
         sessions,
         runner,
@@ -185,12 +202,24 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         clock=outside.clock,
         ids=outside.ids,
         is_run=lambda request: request.session is not None and request.model in config.agents,
+        hooks=hooks,
+    )
+    errands = errands_of(
+        {HOOKS: hooks.deliver, DEADLINES: Deadlines(outside.log, outside.clock).end},
+        outside,
+        runner,
     )
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
     app = gateway(config, outside, opened, Inside(platform, runs, metrics))
-    return Service(app, platform, collections, runner, metrics, outside, opened)
+    return Service(app, platform, collections, runner, errands, metrics, outside, opened)
+
+
+def errands_of(queues: Mapping[str, Errand], outside: Outside, runner: Runner) -> list[Errands]:
+    """Return who does the small work of each queue."""
+    shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
+    return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -685,13 +714,9 @@ def outside(config: Config, place: Place, workers: Workers) -> Outside:
 
     # Span ids need no secrecy, and a seeded generator makes them three times as fast.
     tracer = Recorder(clock=clock, ids=Ids(clock, random.Random()), sink=keep)  # noqa: S311
-    library = LibraryClient(
-        workers.library,
-        clock=clock,
-        embedder=config.embeddings.name,
-        dimensions=_dimensions(config.embeddings),
-    )
+    library = _library(config.embeddings, workers, clock)
     sandbox = SandboxClient(workers.sandbox, clock=clock)
+    fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
     events = JsonLog(place.events, clock=clock)
     log = _log(state / "truth.db", clock=clock, events=events)
     engines = {
@@ -710,12 +735,14 @@ def outside(config: Config, place: Place, workers: Workers) -> Outside:
         library=library,
         embedder=library if _has_embedder(config.embeddings) else None,
         sandbox=sandbox,
+        fetcher=fetcher,
         troubles=lambda: read_troubles(state / TROUBLES),
         log_care=log,
         close=(
             *(engine.close for engine in engines.values()),
             library.close,
             sandbox.close,
+            fetcher.close,
             log.close,
             telemetry.close,
             events.close,
@@ -742,6 +769,12 @@ def read_troubles(path: Path) -> dict[str, Trouble]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Trouble])
     except (OSError, msgspec.DecodeError):
         return {}
+
+
+def _library(embeddings: EmbeddingsConfig, workers: Workers, clock: Clock) -> LibraryClient:
+    dimensions = _dimensions(embeddings)
+    name = embeddings.name
+    return LibraryClient(workers.library, clock=clock, embedder=name, dimensions=dimensions)
 
 
 def _dimensions(embeddings: EmbeddingsConfig) -> int | None:

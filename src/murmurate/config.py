@@ -4,6 +4,7 @@ Every default works on one machine, offline, with nothing else installed. A key 
 wrong type or an impossible pair stops the start with the key, its value and what was expected.
 """
 
+import base64
 import copy
 
 # Over 400 lines: every setting with its default and every check stand on one page.
@@ -12,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -292,6 +294,34 @@ class CacheConfig(Section, frozen=True):
     """How much memory they may take."""
 
 
+class OutgoingConfig(Section, frozen=True):
+    """What may be fetched of URLs that clients or documents name. What this file names is apart.
+
+    Public addresses are; private networks, this machine and a cloud's metadata are refused.
+    """
+
+    allow: tuple[str, ...] = ()
+    """Networks besides the public Internet, such as `["10.1.0.0/16", "127.0.0.1/32"]`."""
+    ports: Annotated[tuple[Annotated[int, Meta(ge=1, le=65535)], ...], Meta(min_length=1)] = (
+        80,
+        443,
+    )
+    """The ports that URLs may name."""
+
+
+class WebhooksConfig(Section, frozen=True):
+    """Notices of ended runs, signed after www.standardwebhooks.com.
+
+    A secret is `whsec_` and base64 of 24 to 64 random bytes; who has it can sign such notices.
+    """
+
+    secret: str | None = None
+    """A reference to the secret of the tenant `default`, `env:NAME` or `file:PATH`; without it,
+    requests with `webhook` get status 400."""
+    secrets: dict[str, str] = {}
+    """The same for other tenants, each with a secret of its own: `{ acme = "env:ACME_HOOKS" }`."""
+
+
 class LimitConfig(Section, frozen=True):
     """What one key may do."""
 
@@ -338,6 +368,8 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     cache: CacheConfig = CacheConfig()
+    outgoing: OutgoingConfig = OutgoingConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
     )
@@ -350,6 +382,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "router": RouterConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
+    "outgoing": OutgoingConfig,
+    "webhooks": WebhooksConfig,
 }
 TABLES: Mapping[str, type[Section]] = {
     "models": ModelConfig,
@@ -364,13 +398,14 @@ _PATHS = {
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
 
-_SECRETS = {"key", "headers", "proxy"}
+_SECRETS = {"key", "headers", "proxy", "secret", "secrets"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "accept"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
+TENANT_FIRST = "default"
 TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -518,6 +553,27 @@ def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
     )
 
 
+def webhook_keys(config: WebhooksConfig) -> dict[str, bytes]:
+    """Return what the notices of each tenant are signed with. `ConfigError`: one is no secret."""
+    references = {TENANT_FIRST: config.secret} if config.secret is not None else {}
+    return {
+        tenant: _webhook_key(reference)
+        for tenant, reference in {**references, **config.secrets}.items()
+    }
+
+
+def _webhook_key(reference: str) -> bytes:
+    try:
+        key = base64.b64decode(secret(reference).removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ConfigError(
+            f"secret = {reference!r}: expected whsec_ and base64 of 24 to 64 random bytes"
+        )
+    return key
+
+
 def secret(reference: str) -> str:
     """Resolve `env:NAME` or `file:PATH`; the value itself is never accepted, so it can't leak."""
     kind, _, rest = reference.partition(":")
@@ -639,6 +695,7 @@ def _check(config: Config) -> None:
                     f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
                 )
     _check_embeddings(config)
+    _check_outgoing(config)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -647,6 +704,29 @@ def _check(config: Config) -> None:
                     "digits, '.', '_' and '-'"
                 )
     listen_address(config.server.listen)
+
+
+def _check_outgoing(config: Config) -> None:
+    """Check what may be fetched, and that no secret stands in the file itself."""
+    for network in config.outgoing.allow:
+        try:
+            ip_network(network)
+        except ValueError as cause:
+            raise ConfigError(
+                f"outgoing.allow has {network!r}: expected a network such as 10.1.0.0/16: {cause}"
+            ) from None
+    references = {f"webhooks.secrets.{it}": ref for it, ref in config.webhooks.secrets.items()}
+    if config.webhooks.secret is not None:
+        references["webhooks.secret"] = config.webhooks.secret
+    for where, reference in references.items():
+        if not _is_reference(reference):
+            raise ConfigError(f"{where}: expected a reference, env:NAME or file:PATH")
+    for tenant in config.webhooks.secrets:
+        if tenant == TENANT_FIRST or not TENANT_NAME.fullmatch(tenant):
+            raise ConfigError(
+                f"webhooks.secrets has {tenant!r}: expected a tenant's name; the secret of"
+                f" {TENANT_FIRST!r} is webhooks.secret"
+            )
 
 
 def _check_agent(name: str, agent: AgentConfig, config: Config) -> None:

@@ -98,8 +98,10 @@ class RunEvent(Protocol):
 class Runs(Protocol):
     """Work that goes on without its client. What is another tenant's is `NotFoundError`."""
 
-    async def submit(self, request: Request, *, priority: int) -> str:
-        """Begin a run; return its id once it is durable."""
+    async def submit(
+        self, request: Request, *, priority: int, deadline_s: float | None, webhook: str | None
+    ) -> str:
+        """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL."""
         ...
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
