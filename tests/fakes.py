@@ -322,6 +322,13 @@ class FakeRuns:
         raise NotFoundError(f"there is no run {run_id!r}")
 
 
+class FakeSchedules:
+    """Knows one schedule of each tenant."""
+
+    async def listing(self, tenant: str) -> Sequence[Any]:
+        return [{"name": f"morning of {tenant}"}]
+
+
 @dataclass
 class FakePlatform:
     """Answers the gateway's questions about the service from plain attributes."""

@@ -32,6 +32,7 @@ from murmurate.config import (
 )
 from murmurate.core.errors import ConfigError
 
+SCHEDULE = {"cron": "0 7 * * mon-fri", "model": "assistant", "message": "What is new?"}
 MODEL = {"engine": "llama.cpp", "weights": "w.gguf"}
 REMOTE = {"url": "https://h/v1"}
 EMBEDDER = {"url": "https://h/v1", "model": "embed-3"}
@@ -189,6 +190,19 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
         ({"embeddings": {**EMBEDDER, "dimensions": 0}}, "embeddings.dimensions = 0: .* >= 1"),
         ({"embeddings": {**EMBEDDER, "key": "sk-live"}}, "embeddings.key: expected a reference"),
         ({"outgoing": {"allow": ["10.0.0.1/8"]}}, "outgoing.allow has '10.0.0.1/8': .* host bits"),
+        ({"schedules": {"s": {}}}, "schedules.s: .* missing required field `cron`"),
+        ({"schedules": {"a/b": SCHEDULE}}, "schedules.'a/b': expected a name"),
+        ({"schedules": {"s": {**SCHEDULE, "cron": "0 7 * *"}}}, "schedules.s: .* five fields"),
+        ({"schedules": {"s": {**SCHEDULE, "cron": "60 7 * * *"}}}, "schedules.s: .* Bad minute"),
+        ({"schedules": {"s": {**SCHEDULE, "cron": "0 0 30 2 *"}}}, "'0 0 30 2 \\*'.* day-of-month"),
+        ({"schedules": {"s": {**SCHEDULE, "zone": "Mars/Base"}}}, "'Mars/Base' is no time zone"),
+        ({"schedules": {"s": {**SCHEDULE, "zone": "../etc"}}}, "'../etc' is no time zone"),
+        ({"schedules": {"s": {**SCHEDULE, "model": "big"}}}, "schedules.s.model = 'big': expected"),
+        ({"schedules": {"s": {**SCHEDULE, "tenant": "A b"}}}, "schedules.s.tenant = 'A b'"),
+        ({"schedules": {"s": {**SCHEDULE, "tenant": "acme"}}}, "'docs', which the tenant 'acme'"),
+        ({"schedules": {"s": {**SCHEDULE, "session": "a/b"}}}, "schedules.s.session = 'a/b'"),
+        ({"schedules": {"s": {**SCHEDULE, "message": ""}}}, "schedules.s.message = ''"),
+        ({"schedules": {"s": {**SCHEDULE, "missed": "all"}}}, "expected one of once, skip"),
         ({"outgoing": {"allow": ["lan"]}}, "outgoing.allow has 'lan': expected a network"),
         ({"outgoing": {"ports": []}}, "outgoing.ports"),
         ({"outgoing": {"ports": [70000]}}, "outgoing.ports"),

@@ -74,12 +74,14 @@ from murmurate.gateway.registry import OnSecret, Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.timetable import Timetable
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
 from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.runner import Runner
+from murmurate.jobs.schedules import SCHEDULES, Schedules
 from murmurate.jobs.service import Runs
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
@@ -161,6 +163,7 @@ class Service:
     collections: Collections
     runner: Runner
     errands: Sequence[Errands]
+    schedules: Schedules
     metrics: Metrics
     outside: Outside
     opened: "OpenedKeys"
@@ -187,13 +190,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         clock=outside.clock,
         events=outside.events,
     )
-    hooks = Hooks(
-        outside.fetcher,
-        webhook_keys(config.webhooks),
-        log=outside.log,
-        clock=outside.clock,
-        events=outside.events,
-    )
+    hooks = hooks_of(config, outside)
     runs = Runs(
         sessions,
         runner,
@@ -204,16 +201,52 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         is_run=lambda request: request.session is not None and request.model in config.agents,
         hooks=hooks,
     )
+    schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
+    deadlines = Deadlines(outside.log, outside.clock)
     errands = errands_of(
-        {HOOKS: hooks.deliver, DEADLINES: Deadlines(outside.log, outside.clock).end},
+        {HOOKS: hooks.deliver, DEADLINES: deadlines.end, SCHEDULES: schedules.fire},
         outside,
         runner,
     )
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, metrics))
-    return Service(app, platform, collections, runner, errands, metrics, outside, opened)
+    app = gateway(config, outside, opened, Inside(platform, runs, schedules, metrics))
+    return Service(app, platform, collections, runner, errands, schedules, metrics, outside, opened)
+
+
+def hooks_of(config: Config, outside: Outside) -> Hooks:
+    """Return who tells of the ends of runs."""
+    return Hooks(
+        outside.fetcher,
+        webhook_keys(config.webhooks),
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+    )
+
+
+def schedules_of(
+    config: Config, outside: Outside, sessions: Sessions, *, tenants: Callable[[], Collection[str]]
+) -> Schedules:
+    """Return who begins runs at their times."""
+
+    async def has_session(tenant: str, session_id: str) -> bool:
+        try:
+            await sessions.history(tenant, SessionRef(session_id))
+        except NotFoundError:
+            return False
+        return True
+
+    return Schedules(
+        config.schedules,
+        log=outside.log,
+        clock=outside.clock,
+        ids=outside.ids,
+        events=outside.events,
+        has_session=has_session,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
+    )
 
 
 def errands_of(queues: Mapping[str, Errand], outside: Outside, runner: Runner) -> list[Errands]:
@@ -228,6 +261,7 @@ class Inside:
 
     platform: "Platform"
     runs: Runs
+    schedules: Schedules
     metrics: Metrics
 
 
@@ -258,6 +292,7 @@ def gateway(config: Config, outside: Outside, opened: "OpenedKeys", inside: Insi
             on_secret=opened.on_secret,
         ),
         background=Background(inside.runs, requests=requests, body_bytes_max=body_bytes_max),
+        timetable=Timetable(inside.schedules),
     )
     return Gateway(
         handlers,

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from murmurate.core.cron import Cron
 from murmurate.core.errors import ConfigError
 
 FILE_DEFAULT = Path("murmurate.toml")
@@ -322,6 +323,36 @@ class WebhooksConfig(Section, frozen=True):
     """The same for other tenants, each with a secret of its own: `{ acme = "env:ACME_HOOKS" }`."""
 
 
+class Missed(StrEnum):
+    """What becomes of times at which no server was up."""
+
+    ONCE = "once"
+    SKIP = "skip"
+
+
+class ScheduleConfig(Section, frozen=True):
+    """A run that begins by itself, again and again; one for each of its times."""
+
+    cron: str
+    """Minute, hour, day of month, month, day of week: `0 7 * * mon-fri`."""
+    model: str
+    """The agent or model that is asked."""
+    message: Annotated[str, Meta(min_length=1)]
+    """What it is asked."""
+    zone: str = "UTC"
+    """The time zone of those times, such as `Europe/Berlin`."""
+    tenant: str = "default"
+    """Whose run it is."""
+    session: str | None = None
+    """The name of a stored session that goes on from run to run, or `new` for one of each run's
+    own."""
+    priority: Annotated[int, Meta(ge=-10, le=10)] = 0
+    """Its priority among the tenant's runs; higher comes first."""
+    missed: Missed = Missed.ONCE
+    """When no server was up for more than a minute after its time: `once` begins one run for all
+    times that were missed, `skip` waits for the next time."""
+
+
 class LimitConfig(Section, frozen=True):
     """What one key may do."""
 
@@ -370,6 +401,7 @@ class Config(Section, frozen=True):
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
+    schedules: dict[str, ScheduleConfig] = {}
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
     )
@@ -389,6 +421,7 @@ TABLES: Mapping[str, type[Section]] = {
     "models": ModelConfig,
     "knowledge": KnowledgeConfig,
     "agents": AgentConfig,
+    "schedules": ScheduleConfig,
     "limits": LimitConfig,
 }
 _PATHS = {
@@ -688,14 +721,11 @@ def _check(config: Config) -> None:
     if list(config.limits) != ["default"]:
         names = ", ".join(config.limits) or "nothing"
         raise ConfigError(f"limits has {names}: expected the one section [limits.default]")
-    for table, names in (("models", config.models), ("knowledge", config.knowledge)):
-        for name in names:
-            if not _NAME.fullmatch(name):
-                raise ConfigError(
-                    f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
-                )
+    _check_names(config)
     _check_embeddings(config)
     _check_outgoing(config)
+    for name, schedule in config.schedules.items():
+        _check_schedule(f"schedules.{name}", schedule, config)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -704,6 +734,20 @@ def _check(config: Config) -> None:
                     "digits, '.', '_' and '-'"
                 )
     listen_address(config.server.listen)
+
+
+def _check_names(config: Config) -> None:
+    """Check what becomes part of the names of streams."""
+    for table, names in (
+        ("models", config.models),
+        ("knowledge", config.knowledge),
+        ("schedules", config.schedules),
+    ):
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
+                )
 
 
 def _check_outgoing(config: Config) -> None:
@@ -726,6 +770,34 @@ def _check_outgoing(config: Config) -> None:
             raise ConfigError(
                 f"webhooks.secrets has {tenant!r}: expected a tenant's name; the secret of"
                 f" {TENANT_FIRST!r} is webhooks.secret"
+            )
+
+
+def _check_schedule(where: str, schedule: ScheduleConfig, config: Config) -> None:
+    try:
+        Cron(schedule.cron, schedule.zone)
+    except ValueError as cause:
+        raise ConfigError(
+            f"{where}: cron = {schedule.cron!r}, zone = {schedule.zone!r}: {cause}"
+        ) from None
+    if not TENANT_NAME.fullmatch(schedule.tenant):
+        raise ConfigError(f"{where}.tenant = {schedule.tenant!r}: expected a tenant's name")
+    if schedule.session is not None and not _NAME.fullmatch(schedule.session):
+        raise ConfigError(
+            f"{where}.session = {schedule.session!r}: expected a name of letters, digits, '.',"
+            " '_' and '-'"
+        )
+    served = [*config.agents, *config.models]
+    if schedule.model not in served:
+        raise ConfigError(
+            f"{where}.model = {schedule.model!r}: expected one of {', '.join(served)}"
+        )
+    agent = config.agents.get(schedule.model)
+    for collection in () if agent is None else agent.knowledge:
+        if schedule.tenant not in config.knowledge[collection].tenants:
+            raise ConfigError(
+                f"{where}: the agent {schedule.model!r} answers from {collection!r}, which the"
+                f" tenant {schedule.tenant!r} may not see"
             )
 
 

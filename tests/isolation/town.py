@@ -64,6 +64,9 @@ CONFIG = parse(
                 ("porter", ["hours"]),
             )
         },
+        "schedules": {
+            "brief": {"cron": "0 7 * * *", "model": "planner", "message": "?", "tenant": "acme"}
+        },
     }
 )
 

@@ -80,9 +80,10 @@ class Server:
         shop: Shop,
         *,
         fetcher: FakeFetcher | None = None,
+        clock: Clock | None = None,
         **settings: Any,
     ) -> None:
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.events = RecordingLog()
         self.wire = Wire(log)
         self.journals = OpenJournals(self.wire)  # type: ignore[arg-type]

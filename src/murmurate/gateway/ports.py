@@ -95,6 +95,14 @@ class RunEvent(Protocol):
         ...
 
 
+class Schedules(Protocol):
+    """Runs that begin by themselves."""
+
+    async def listing(self, tenant: str) -> Sequence[Any]:
+        """Return the tenant's schedules."""
+        ...
+
+
 class Runs(Protocol):
     """Work that goes on without its client. What is another tenant's is `NotFoundError`."""
 

@@ -100,6 +100,7 @@ async def main(message: ServerBoot, words: Words) -> None:
         service.runner.run(),
         words.take_over(service, message.gone),
         *(errands.run() for errands in service.errands),
+        service.schedules.keep(),
     ]
     if message.number == 0:
         work += [service.platform.follow(), service.platform.examine_log()]
