@@ -16,6 +16,15 @@ from murmurate.jobs.notices import signature
 from tests.e2e.running import Running, running
 from tests.e2e.test_crashes import ended, until
 
+RULES = """
+[[rules]]
+match = "hi"
+text = "hello"
+
+[[rules]]
+match = "break"
+fail = "garbage"
+"""
 KEY = bytes(range(32))
 CONFIG = """
 [knowledge]
@@ -78,7 +87,7 @@ def receiver() -> Generator[Receiver]:
 @pytest.fixture
 def service(tmp_path: Path, receiver: Receiver) -> Generator[Running]:
     rules, secret = tmp_path / "rules.toml", tmp_path / "secret"
-    rules.write_text('[[rules]]\nmatch = "hi"\ntext = "hello"\n')
+    rules.write_text(RULES)
     secret.write_text("whsec_" + base64.b64encode(KEY).decode())
     config = tmp_path / "murmurate.toml"
     port = receiver.server_address[1]
@@ -88,8 +97,12 @@ def service(tmp_path: Path, receiver: Receiver) -> Generator[Running]:
         yield service
 
 
-def asked(service: Running, webhook: str) -> tuple[int, Any]:
-    body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "webhook": webhook}
+def asked(
+    service: Running, webhook: str, *, text: str = "hi", deadline_s: float = 60.0
+) -> tuple[int, Any]:
+    messages = [{"role": "user", "content": text}]
+    terms = {"webhook": webhook, "deadline_s": deadline_s}
+    body = {"model": "echo", "messages": messages, **terms}
     status, _, answer = service.request("/api/runs", body)
     return status, answer
 
@@ -127,3 +140,18 @@ def test_what_must_not_be_reached_is_refused_before_the_run_begins(service: Runn
         assert (status, answer["error"]["param"]) == (400, "webhook")
     status, _, listed = service.request("/api/runs")
     assert (status, listed["runs"]) == (200, [])
+
+
+def test_a_run_that_waits_for_its_next_attempt_misses_its_deadline_and_that_is_told(
+    service: Running, receiver: Receiver
+) -> None:
+    receiver.go.set()
+    url = f"http://127.0.0.1:{receiver.server_address[1]}/hook"
+    # The attempts are made after 0, 0.5, 1.5, 3.5 and 7.5 s: at 5 s it waits, held by nobody.
+    status, answer = asked(service, url, text="break", deadline_s=5.0)
+    assert status == 202
+    shown = ended(service, answer["id"])
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "run.deadline")
+    assert 5_000 <= shown["ended_ms"] - shown["began_ms"] < 7_500
+    until(lambda: receiver.got, within_s=10)
+    assert json.loads(receiver.got[0][1])["data"]["error"] == "run.deadline"

@@ -1,12 +1,13 @@
 """A run that has not ended by its deadline fails: worked on, waiting, or taken over."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from murmurate.core.errors import EngineFailedError, RunDeadlineError
-from murmurate.core.ports import Offer
-from murmurate.jobs.deadlines import DEADLINES, deadline_offer, in_time
+from murmurate.core.ports import Done, Entry, Offer
+from murmurate.jobs.deadlines import DEADLINES, Deadlines, deadline_offer, in_time
 from murmurate.jobs.entries import DEAD, QUEUE, stream_of
 from murmurate.jobs.errands import POLL_S
 from murmurate.jobs.service import RunView
@@ -144,6 +145,33 @@ def test_a_run_that_is_resumed_has_no_deadline_any_more() -> None:
         assert await left_over(stage) == []
 
     play(story)
+
+
+def test_a_run_that_ends_while_the_errand_looks_at_it_has_ended() -> None:
+    async def story(stage: Stage) -> None:
+        run_id = await stage.a.runs.submit(request(), deadline_s=1)
+        await asyncio.sleep(2)
+        append = stage.log.append
+
+        async def late(entries: list[Entry], **kwargs: Any) -> list[int]:
+            stage.log.append = append  # type: ignore[method-assign]
+            await stage.log.renew("fast")
+            [claim] = await stage.log.claim(QUEUE, "fast", limit=1)
+            end = Entry("a", claim.stream, "run.cancelled", b"{}")
+            done = Done("a", claim.stream)
+            await append([end], fence=claim, work=[done])
+            return await append(entries, **kwargs)
+
+        await stage.log.renew("a")
+        [claim] = await stage.log.claim(DEADLINES, "a", limit=1)
+        stage.log.append = late  # type: ignore[method-assign,assignment]
+        await Deadlines(stage.log, stage.a.clock).end(claim)
+        kinds = [it.kind for it in await all_of(stage.log.read("a", stream_of(run_id)))]
+        assert kinds == ["run.begun", "run.cancelled"]
+        [waits] = await all_of(stage.log.work("a", DEADLINES))
+        assert waits.runner is None, "it looks once more, and finds the run over"
+
+    play(story, servers="")
 
 
 def test_an_errand_that_comes_early_waits_and_one_for_nothing_is_struck_off() -> None:

@@ -121,7 +121,8 @@ class Hall:
         """Return how the runs began, in the order of their ids, which is that of their times."""
         found: list[Begun] = []
         for name in names_of(await all_of(self.log.streams("a", "run/"))):
-            [first, *_] = await all_of(self.log.read("a", name))
+            [first, *later] = await all_of(self.log.read("a", name))
+            assert "run.begun" not in {it.kind for it in later}, "it has begun once"
             found.append(msgspec.json.decode(first.body, type=Begun))
         return found
 

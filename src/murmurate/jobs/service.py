@@ -68,7 +68,7 @@ class Webhook(Frozen, frozen=True, omit_defaults=True):
     """Who is told when a run ends, and how far that is: waiting, delivered or given up."""
 
     url: str
-    status: str = "waiting"
+    status: str
     attempts: int = 0
     detail: str | None = None
     """What the last attempt came to."""
@@ -289,7 +289,7 @@ class Runs:
         except LogCorruptError as damage:
             return Webhook(url, "given up", detail=damage.detail)
         if last is None or state.status is RunStatus.UNDER_WAY:
-            return Webhook(url)
+            return Webhook(url, "waiting")
         return Webhook(url, last.status, last.attempts, last.detail)
 
     async def _say(self, tenant: str, run_id: str, kind: Kind, work: Nudge | Offer) -> None:
