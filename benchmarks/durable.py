@@ -1,7 +1,8 @@
-"""What does a durable step cost, and how many can be written a second, beside LangGraph and DBOS?
+"""What does a durable step cost, beside LangGraph and DBOS, and what survives of runs?
 
 A step is an append of 500 bytes to the stream of a run, under the fence of who claimed the run. It
-counts once it is on disk (SQLite, fsync on). This is the journal alone: no model, no agent.
+counts once it is on disk (SQLite, fsync on). That is the journal alone: no model, no agent. What
+comes after it (`lives.py`) is the whole runner, in processes that are really killed.
 
 Rounds of: steps of one run, each followed by 500 bytes appended to a file beside it with an fsync;
 50 runs of 10 steps at once; the same in the peers' programmes (`peers/`), each in a process and an
@@ -21,6 +22,14 @@ machine does hits all of them.
     dbos_ratio       by DBOS on SQLite
     …_pg_ratio       the same peers on PostgreSQL, where a server is installed (not in quick runs)
 
+    resume_s         from the kill of a worker to the first new step in another one, told by its
+                     supervisor: the worst of 20 points, before and after each of ten effects;
+    resume_p50_s     the median; hung_resume_s: the worst of stopped workers, which nobody tells of
+    reexecuted       effects of journaled steps that came again, of all points
+    duplicates       effects that a receiver made twice that knows keys
+    waiting_mb       memory of a process with a runner and 10,000 runs that wait for news
+    jobs_s           runs a second that one process claims, reads, answers and ends, of 100,000
+
 Ratios are medians over the rounds.
 
     python benchmarks/durable.py [--quick]
@@ -38,6 +47,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import lives
 import peer
 import postgres
 import report
@@ -64,10 +74,12 @@ class Plan:
     single_runs: int
     runs: int
     growing_runs: int
+    waiting: int
+    jobs: int
 
 
-QUICK = Plan(rounds=1, single_runs=20, runs=200, growing_runs=5)
-FULL = Plan(rounds=5, single_runs=40, runs=1000, growing_runs=100)
+QUICK = Plan(rounds=1, single_runs=20, runs=200, growing_runs=5, waiting=1000, jobs=2000)
+FULL = Plan(rounds=5, single_runs=40, runs=1000, growing_runs=100, waiting=10_000, jobs=100_000)
 
 
 def main() -> None:
@@ -85,7 +97,8 @@ def main() -> None:
             for key, values in found.items():
                 samples.setdefault(key, []).extend(values)
         growth = uvloop.run(stored_bytes(scratch / "growth.db", plan.growing_runs))
-    keys = {**summary(samples), **growth}
+        samples |= lives.lives(scratch, waiting=plan.waiting, jobs=plan.jobs, quick=quick)
+    keys = {**summary(samples), **growth, **lives.keys_of(samples)}
     show(samples)
     report.finish("durable", keys, samples, quick=quick)
 

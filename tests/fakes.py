@@ -314,6 +314,16 @@ class FakeRuns:
 
     async def resume(self, tenant: str, run_id: str) -> None:
         self.asked.append(("resume", self._known(tenant, run_id)))
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def replay(
+        self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
+    ) -> object:
+        self.asked.append((f"replay with {model}", self._known(tenant, run_id)))
+        if self.refusal is not None:
+            raise self.refusal
+        return {"id": run_id, "same": True}
 
     def _known(self, tenant: str, run_id: str) -> str:
         for number, (request, _) in enumerate(self.begun, 1):

@@ -44,6 +44,7 @@ from tests.fakes import (
     until,
 )
 from tests.knowledge.test_service import FakeLibrary
+from tests.servers.postgres import PostgresServer
 
 OTHERS = "documents of other tenants"
 CONFIG = parse(
@@ -603,7 +604,7 @@ def test_the_embedder_is_served_under_its_own_name(
     async def story() -> None:
         config = parse({"embeddings": embeddings})
         workers = compose.Workers({"tiny": "/s"}, {"tiny": "k"}, "/s", "/s")
-        outside = compose.outside(config, compose.Place(tmp_path, "runner", 0), workers)
+        outside = await compose.outside(config, compose.Place(tmp_path, "runner", 0), workers)
         try:
             embedder = outside.embedder
             assert (embedder is None) == (name is None)
@@ -619,11 +620,39 @@ def test_a_model_elsewhere_needs_its_key_at_the_start(tmp_path: Path) -> None:
     async def story() -> None:
         config = parse({"models": {"m": {"url": "http://h/v1", "key": "env:NOBODY_SETS_THIS"}}})
         with pytest.raises(ConfigError, match="NOBODY_SETS_THIS is not set"):
-            compose.outside(
+            await compose.outside(
                 config, compose.Place(tmp_path, "runner", 0), compose.Workers({}, {}, "/s", "/s")
             )
 
     asyncio.run(story())
+
+
+def test_the_log_is_opened_where_the_configuration_has_it(
+    tmp_path: Path,
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LOG_URL_OF_THIS_TEST", postgres.url)
+    schema = postgres.new_schema()
+    log = {"url": "env:LOG_URL_OF_THIS_TEST", "schema": schema}
+    config = parse({"log": log, "embeddings": {"engine": "none"}})
+
+    async def story() -> None:
+        workers = compose.Workers({"tiny": "/s"}, {"tiny": "k"}, "/s", "/s")
+        outside = await compose.outside(config, compose.Place(tmp_path, "runner", 0), workers)
+        await outside.log.append([Entry("default", "session/1", "note", b"kept")])
+        await compose.close(outside)
+
+    (tmp_path / "truth.db").write_bytes(b"of before")
+    asyncio.run(story())
+    hint = f"schema {schema} is empty; `murmurate log copy {tmp_path} …` takes truth.db there"
+    assert hint in capsys.readouterr().err
+    asyncio.run(story())
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "truth.db").read_bytes() == b"of before"
+    bodies = [row["body"] for row in postgres.ask(f"SELECT body FROM {schema}.entry")]
+    assert bodies == [b"kept", b"kept"]
 
 
 def test_the_first_pass_reads_a_collection_for_each_of_its_tenants() -> None:

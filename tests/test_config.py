@@ -24,6 +24,7 @@ from murmurate.config import (
     explain,
     listen_address,
     load,
+    log_place,
     parse,
     remote,
     secret,
@@ -137,7 +138,10 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
     ("raw", "words"),
     [
         # Unknown names.
-        ({"sever": {}}, "sever: no such section; expected one of server, http, workers, router"),
+        (
+            {"sever": {}},
+            "sever: no such section; expected one of server, http, workers, log, router",
+        ),
         (
             {"server": {"listn": 1}},
             "server: .*unknown field `listn`; expected one of listen, state",
@@ -514,3 +518,52 @@ def test_a_key_that_the_engine_has_no_use_for_is_refused(key: str) -> None:
     model = {"engine": "llama.cpp", "weights": "m.gguf", key: "x"}
     with pytest.raises(ConfigError, match=f"models.m.{key}: engine 'llama.cpp' has no use for it"):
         parse({"models": {"m": model}})
+
+
+PLAIN = {"url": "postgresql://me@db.example:5432/murmurate?sslmode=verify-full"}
+
+
+def test_the_log_is_in_the_state_folder_until_a_url_is_named() -> None:
+    assert log_place(parse({}).log) is None
+    place = log_place(parse({"log": PLAIN}).log)
+    assert place is not None
+    assert (place.url, place.schema, place.password) == (PLAIN["url"], "murmurate", None)
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ({"url": "postgresql://me:s3cret@h/db"}, "it has a secret in it"),
+        ({"url": "postgresql://h/db?password=s3cret"}, "it has a secret in it"),
+        ({"url": "mysql://h/db"}, "expected postgresql://"),
+        ({"url": "postgresql://h:0/db"}, "expected postgresql://"),
+        ({"url": "postgresql://[h/db"}, "expected postgresql://"),
+        ({**PLAIN, "password": "s3cret"}, "log.password: expected a reference"),
+        ({"password": "env:P"}, "log.url is missing"),
+        ({"schema": "other"}, "log.url is missing"),
+        ({**PLAIN, "schema": "Mine; --"}, "log.schema = 'Mine; --': expected small letters"),
+        ({**PLAIN, "password": ["s3cret"]}, "log.password"),
+    ],
+)
+def test_a_log_that_cannot_be_where_it_is_said_stops_the_start(
+    log: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        parse({"log": log})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_secrets_of_the_log_come_by_reference_and_are_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOG_URL", "postgresql://me:s3cret@h/db")
+    monkeypatch.setenv("LOG_PASSWORD", "s3cret")
+    whole = log_place(parse({"log": {"url": "env:LOG_URL"}}).log)
+    assert whole is not None
+    assert whole.url == "postgresql://me:s3cret@h/db"
+    beside = log_place(parse({"log": {**PLAIN, "password": "env:LOG_PASSWORD"}}).log)
+    assert beside is not None
+    assert beside.password == "s3cret"
+    assert "s3cret" not in f"{whole!r} {beside!r}"
+    with pytest.raises(ConfigError, match=r"log: .*NOBODY_SETS_THIS is not set"):
+        log_place(parse({"log": {"url": "env:NOBODY_SETS_THIS"}}).log)

@@ -34,6 +34,21 @@ COVERED_ELSEWHERE = {
     "adapters/sqlite/sharing.py": "tests/adapters/test_sqlite_sharing.py",
     "adapters/sqlite/works.py": "tests/ports/test_log.py",
     "adapters/sqlite/writer.py": "tests/adapters/test_sqlite_log.py",
+    # A copy has two ends: all are tested by the command.
+    "adapters/log_checksums.py": "tests/ports/test_log.py, tests/adapters/test_sqlite_log.py",
+    "adapters/log_copy.py": "tests/cli/test_log.py",
+    "adapters/sqlite/transfer.py": "tests/cli/test_log.py",
+    "adapters/postgres/transfer.py": "tests/cli/test_log.py",
+    # The parts of the log in PostgreSQL, tested through it.
+    "adapters/postgres/bell.py": "tests/adapters/test_postgres_log.py",
+    "adapters/postgres/database.py": "tests/adapters/test_postgres_log.py",
+    "adapters/postgres/format.py": "tests/adapters/test_postgres_log.py",
+    "adapters/postgres/queries.py": "tests/adapters/test_postgres_log.py, tests/ports/test_log.py",
+    "adapters/postgres/readers.py": "tests/adapters/test_postgres_log.py",
+    "adapters/postgres/survey.py": "tests/cli/test_log_check.py",
+    "adapters/postgres/works.py": "tests/ports/test_log.py",
+    "adapters/postgres/writer.py": "tests/adapters/test_postgres_log.py",
+    "adapters/postgres/writes.py": "tests/ports/test_log.py",
     # Run by the embedder that needs a graph; a sync is what the collections do.
     "adapters/minilm_graph.py": "tests/adapters/test_minilm.py",
     "knowledge/ingest.py": "tests/knowledge/test_service.py",

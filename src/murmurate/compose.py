@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Seque
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -33,17 +33,19 @@ from murmurate.agents.ports import Sandbox
 from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
-from murmurate.cache.service import Cached
+from murmurate.cache.service import Cached, Policy
 from murmurate.config import (
     Config,
     EmbeddingsConfig,
     EmbeddingsEngine,
     Engine,
     KnowledgeConfig,
+    LogPlace,
     ModelConfig,
     Remote,
     documents_path,
     listen_address,
+    log_place,
     remote,
     webhook_keys,
 )
@@ -80,6 +82,8 @@ from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
+from murmurate.jobs.replay import Asked, Replays, is_replay
+from murmurate.jobs.retention import Retention
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.schedules import SCHEDULES, Schedules
 from murmurate.jobs.service import Runs
@@ -93,6 +97,9 @@ from murmurate.observe.spans import Recorder, SpanRecord
 from murmurate.router.lanes import Load, QueueLimits
 from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
+
+if TYPE_CHECKING:
+    from murmurate.adapters.postgres.log import PostgresLog
 
 NOT_READ = "not read yet"
 NOT_READABLE = "can't be read"
@@ -164,6 +171,7 @@ class Service:
     runner: Runner
     errands: Sequence[Errands]
     schedules: Schedules
+    retention: Retention
     metrics: Metrics
     outside: Outside
     opened: "OpenedKeys"
@@ -172,14 +180,7 @@ class Service:
 def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
     """Wire the stages from the bottom up."""
     metrics = Metrics()
-    sources = {name: source_of(k) for name, k in config.knowledge.items()}
-    collections = Collections(
-        outside.library,
-        log=outside.log,
-        clock=outside.clock,
-        tracer=outside.tracer,
-        sources=sources,
-    )
+    collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
     sessions = chain(config, outside, collections, metrics, journals=journals)
     runner = Runner(
@@ -188,7 +189,9 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         name=outside.runner,
         log=outside.log,
         clock=outside.clock,
+        tracer=outside.tracer,
         events=outside.events,
+        at_a_time=config.runs.at_a_time,
     )
     hooks = hooks_of(config, outside)
     runs = Runs(
@@ -202,17 +205,50 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         hooks=hooks,
     )
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
-    deadlines = Deadlines(outside.log, outside.clock)
-    errands = errands_of(
-        {HOOKS: hooks.deliver, DEADLINES: deadlines.end, SCHEDULES: schedules.fire},
-        outside,
-        runner,
-    )
+    errands = errands_of(outside, runner, hooks=hooks, schedules=schedules)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    replays = Replays(
+        sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
+    )
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, schedules, metrics))
-    return Service(app, platform, collections, runner, errands, schedules, metrics, outside, opened)
+    app = gateway(config, outside, opened, Inside(platform, runs, replays, schedules, metrics))
+    return Service(
+        app,
+        platform,
+        collections,
+        runner,
+        errands,
+        schedules,
+        retention_of(config, outside, tenants=opened.tenants),
+        metrics,
+        outside,
+        opened,
+    )
+
+
+def collections_of(config: Config, outside: Outside) -> Collections:
+    """Return all documents, by collection."""
+    return Collections(
+        outside.library,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        sources={name: source_of(k) for name, k in config.knowledge.items()},
+    )
+
+
+def retention_of(
+    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+) -> Retention:
+    """Return who forgets the runs that ended long ago."""
+    return Retention(
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_s=config.runs.kept_days * 86_400,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
+    )
 
 
 def hooks_of(config: Config, outside: Outside) -> Hooks:
@@ -249,8 +285,16 @@ def schedules_of(
     )
 
 
-def errands_of(queues: Mapping[str, Errand], outside: Outside, runner: Runner) -> list[Errands]:
+def errands_of(
+    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules
+) -> list[Errands]:
     """Return who does the small work of each queue."""
+    deadlines = Deadlines(outside.log, outside.clock)
+    queues: dict[str, Errand] = {
+        HOOKS: hooks.deliver,
+        DEADLINES: deadlines.end,
+        SCHEDULES: schedules.fire,
+    }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
     return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
 
@@ -261,6 +305,7 @@ class Inside:
 
     platform: "Platform"
     runs: Runs
+    replays: Replays
     schedules: Schedules
     metrics: Metrics
 
@@ -291,7 +336,12 @@ def gateway(config: Config, outside: Outside, opened: "OpenedKeys", inside: Insi
             ids=outside.ids,
             on_secret=opened.on_secret,
         ),
-        background=Background(inside.runs, requests=requests, body_bytes_max=body_bytes_max),
+        background=Background(
+            inside.runs,
+            replays=inside.replays,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+        ),
         timetable=Timetable(inside.schedules),
     )
     return Gateway(
@@ -354,9 +404,14 @@ def chain(
     for name in backends:
         watch_load(metrics, routed, name)
     watch_cache(metrics, store)
-    plain = Cached(
-        routed, store=store, clock=clock, tracer=tracer, policy=lambda r: plain_policy(config, r)
-    )
+
+    def cached(below: Model, policy: Policy) -> Cached:
+        def but_no_replay(request: Request) -> str | None:
+            return None if is_replay(journals, request) else policy(request)
+
+        return Cached(below, store=store, clock=clock, tracer=tracer, policy=but_no_replay)
+
+    plain = cached(Asked(routed, journals), lambda r: plain_policy(config, r))
     agents = Agents(
         plain,
         agents=config.agents,
@@ -365,13 +420,7 @@ def chain(
         journals=journals,
         tracer=tracer,
     )
-    answers = Cached(
-        agents,
-        store=store,
-        clock=clock,
-        tracer=tracer,
-        policy=lambda r: agent_policy(config, collections, r),
-    )
+    answers = cached(agents, lambda r: agent_policy(config, collections, r))
     return Sessions(
         answers,
         log=outside.log,
@@ -735,8 +784,8 @@ class Place:
         return self.state / ("server.log" if self.number == 0 else f"server-{self.number}.log")
 
 
-def outside(config: Config, place: Place, workers: Workers) -> Outside:
-    """Return the real adapters of a server process. Call it inside the event loop."""
+async def outside(config: Config, place: Place, workers: Workers) -> Outside:
+    """Return the real adapters of a server process."""
     state = place.state
     clock = SystemClock()
     ids = Ids(clock, random.SystemRandom())
@@ -753,7 +802,7 @@ def outside(config: Config, place: Place, workers: Workers) -> Outside:
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
     events = JsonLog(place.events, clock=clock)
-    log = _log(state / "truth.db", clock=clock, events=events)
+    log = await _log(config, state, clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
         for name, model in config.models.items()
@@ -785,7 +834,9 @@ def outside(config: Config, place: Place, workers: Workers) -> Outside:
     )
 
 
-def _log(path: Path, *, clock: Clock, events: EventLog) -> SqliteLog:
+async def _log(
+    config: Config, state: Path, *, clock: Clock, events: EventLog
+) -> "SqliteLog | PostgresLog":
     """Open the log; what is done to its file is told to whoever watches the start, and kept."""
 
     def damaged(damage: Damage) -> None:
@@ -795,7 +846,43 @@ def _log(path: Path, *, clock: Clock, events: EventLog) -> SqliteLog:
         sys.stderr.write(f"murmurate: {what}\n")
         events.event("log.opened", detail=what)
 
-    return SqliteLog(path, clock=clock, on_damage=damaged, told=tell)
+    place = log_place(config.log)
+    if place is None:
+        return SqliteLog(state / "truth.db", clock=clock, on_damage=damaged, told=tell)
+    log = await open_postgres(place, clock=clock, on_damage=damaged)
+    events.event("log.opened", detail=log.name)
+    if (state / "truth.db").exists() and await _is_new(log):
+        tell(f"{log.name} is empty; `murmurate log copy {state} …` takes truth.db there")
+    return log
+
+
+async def _is_new(log: Log) -> bool:
+    """Tell whether nobody has started on this log yet: the first start leaves a key in it."""
+    async with aclosing(log.streams(OPERATOR_TENANT, "")) as names:
+        async for _ in names:
+            return False
+    return True
+
+
+async def open_postgres(
+    place: LogPlace, *, clock: Clock, on_damage: Callable[[Damage], None]
+) -> "PostgresLog":
+    """Open the log in PostgreSQL, whose driver is loaded by nobody else.
+
+    Raises:
+        MissingPartError: The driver is not installed.
+        LogNewerError: A newer version wrote the log.
+        LogUnavailableError: The server is not there, refuses us, or is not as we need it.
+    """
+    try:
+        from murmurate.adapters.postgres.database import Database  # noqa: PLC0415 - an extra
+        from murmurate.adapters.postgres.log import PostgresLog  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as cause:
+        raise MissingPartError(
+            f"log.url needs {cause.name}, which is not installed: pip install 'murmurate[postgres]'"
+        ) from cause
+    database = Database(place.url, schema=place.schema, password=place.password)
+    return await PostgresLog.open(database, clock=clock, on_damage=on_damage)
 
 
 def read_troubles(path: Path) -> dict[str, Trouble]:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -111,6 +111,22 @@ class WorkersConfig(Section, frozen=True):
     """How much the library may take."""
     sandbox_memory_bytes_max: Memory | None = 1024**3
     """How much the sandbox may take, and each of its interpreters."""
+
+
+class LogConfig(Section, frozen=True):
+    """Where everything that must survive is kept: in the state folder, or in PostgreSQL.
+
+    With PostgreSQL, several servers can share it.
+    """
+
+    url: str | None = None
+    """`postgresql://USER@HOST:PORT/DATABASE`, with its parameters, such as `?sslmode=verify-full`;
+    or a reference, `env:NAME` or `file:PATH`, to one with a password. [`truth.db` in the state
+    folder]"""
+    password: str | None = None
+    """A reference to the password, `env:NAME` or `file:PATH`; never the password itself."""
+    schema: str = "murmurate"
+    """The schema of the database that the log has for itself; made at the first start."""
 
 
 class Engine(StrEnum):
@@ -284,6 +300,15 @@ class RouterConfig(Section, frozen=True):
     """The same for the batch lane."""
 
 
+class RunsConfig(Section, frozen=True):
+    """The runs of agents, which go on when their server dies."""
+
+    at_a_time: Count = 64
+    """How many runs one server works on at a time, beside those that clients wait for."""
+    kept_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
+    """How long a run that has ended is kept, from its beginning."""
+
+
 class CacheConfig(Section, frozen=True):
     """The exact cache of answers."""
 
@@ -368,6 +393,7 @@ class Config(Section, frozen=True):
     server: ServerConfig = ServerConfig()
     http: HttpConfig = HttpConfig()
     workers: WorkersConfig = WorkersConfig()
+    log: LogConfig = LogConfig()
     models: dict[str, ModelConfig] = msgspec.field(
         default_factory=lambda: {
             "tiny": ModelConfig(
@@ -398,6 +424,7 @@ class Config(Section, frozen=True):
         }
     )
     router: RouterConfig = RouterConfig()
+    runs: RunsConfig = RunsConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -411,7 +438,9 @@ SECTIONS: Mapping[str, type[Section]] = {
     "server": ServerConfig,
     "http": HttpConfig,
     "workers": WorkersConfig,
+    "log": LogConfig,
     "router": RouterConfig,
+    "runs": RunsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,
@@ -431,7 +460,7 @@ _PATHS = {
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
 
-_SECRETS = {"key", "headers", "proxy", "secret", "secrets"}
+_SECRETS = {"key", "headers", "proxy", "password", "secret", "secrets"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -439,6 +468,8 @@ _OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "acce
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
 TENANT_FIRST = "default"
+SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+_POSTGRES_URL = "expected postgresql://USER@HOST:PORT/DATABASE"
 TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -607,6 +638,35 @@ def _webhook_key(reference: str) -> bytes:
     return key
 
 
+class LogPlace(msgspec.Struct, frozen=True):
+    """Where the log is in PostgreSQL, with the secrets themselves: for memory only."""
+
+    url: str
+    schema: str
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        """Show no secret: tracebacks and logs show representations."""
+        return f"LogPlace(schema={self.schema!r})"
+
+
+def log_place(log: LogConfig) -> LogPlace | None:
+    """Return where the log is in PostgreSQL, references resolved; None: in the state folder.
+
+    `ConfigError`: a reference leads nowhere.
+    """
+    if log.url is None:
+        return None
+    try:
+        return LogPlace(
+            secret(log.url) if _is_reference(log.url) else log.url,
+            log.schema,
+            None if log.password is None else secret(log.password),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"log: {error.detail}") from error
+
+
 def secret(reference: str) -> str:
     """Resolve `env:NAME` or `file:PATH`; the value itself is never accepted, so it can't leak."""
     kind, _, rest = reference.partition(":")
@@ -726,6 +786,7 @@ def _check(config: Config) -> None:
     _check_outgoing(config)
     for name, schedule in config.schedules.items():
         _check_schedule(f"schedules.{name}", schedule, config)
+    _check_log(config.log)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -856,6 +917,35 @@ def _check_embeddings(config: Config) -> None:
                     f"embeddings.{field.name}: engine {embeddings.engine.value!r} has no use for it"
                 )
     _check_remote("embeddings", embeddings)
+
+
+def _check_log(log: LogConfig) -> None:
+    """Check where the log is. No value that may be secret is shown."""
+    if log.password is not None and not _is_reference(log.password):
+        raise ConfigError("log.password: expected a reference, env:NAME or file:PATH")
+    if log.url is None:
+        if log.password is not None or log.schema != LogConfig().schema:
+            raise ConfigError("log.url is missing: without it the log is in the state folder")
+        return
+    if not SCHEMA_NAME.fullmatch(log.schema):
+        raise ConfigError(
+            f"log.schema = {log.schema!r}: expected small letters, digits and '_', at most 40"
+        )
+    if _is_reference(log.url):
+        return
+    try:
+        parts = urlsplit(log.url)
+        usable = parts.scheme in {"postgresql", "postgres"} and parts.port != 0
+        named = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    except ValueError:  # the port is none, or the brackets of the address don't close
+        raise ConfigError(f"log.url: {_POSTGRES_URL}") from None
+    if parts.password is not None or named & {"password", "sslpassword"}:
+        raise ConfigError(
+            "log.url: it has a secret in it; put it into log.password, or the whole URL behind a"
+            " reference, such as env:NAME"
+        )
+    if not usable:
+        raise ConfigError(f"log.url: {_POSTGRES_URL}")
 
 
 def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:

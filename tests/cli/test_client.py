@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Generator
@@ -36,7 +37,7 @@ def answering(*replies: bytes) -> Generator[tuple[str, list[bytes]]]:
         for reply in replies:
             connection, _ = listening.accept()
             with connection:
-                asked.append(connection.recv(65536))
+                asked.append(request_of(connection))
                 connection.sendall(reply)
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65536):
@@ -48,6 +49,16 @@ def answering(*replies: bytes) -> Generator[tuple[str, list[bytes]]]:
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
         thread.join(10)
+
+
+def request_of(connection: socket.socket) -> bytes:
+    """Return a request with the body that its head announces."""
+    request = connection.recv(65536)
+    announced = re.search(rb"\r\nContent-Length: (\d+)\r\n", request)
+    head_bytes = request.find(b"\r\n\r\n") + 4
+    while announced and len(request) < head_bytes + int(announced[1]):
+        request += connection.recv(65536)
+    return request
 
 
 def run(*arguments: str) -> Result:

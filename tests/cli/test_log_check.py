@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from murmurate.adapters.postgres.database import Database
+from murmurate.adapters.postgres.log import PostgresLog
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.survey import survey
-from murmurate.cli.log_check import Found, check_log
+from murmurate.cli.log_check import Found, check_configured, check_log
+from murmurate.config import parse
 from murmurate.core.clock import SystemClock
 from murmurate.testing.stories import all_of, entry
 from tests.fixtures.log import make
+from tests.servers.postgres import PASSWORD, PostgresServer
 
 
 def filled(state: Path) -> Path:
@@ -107,3 +111,42 @@ def test_a_log_that_is_being_written_can_be_looked_at(tmp_path: Path) -> None:
         await log.close()
 
     asyncio.run(story())
+
+
+def looked_at(schema: str) -> list[Found]:
+    config = parse({"log": {"url": "env:LOG_URL_OF_THIS_TEST", "schema": schema}})
+    return check_configured(config, Path("nowhere"))
+
+
+def test_a_log_in_postgresql_is_looked_at_there(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = postgres.new_schema()
+    monkeypatch.setenv("LOG_URL_OF_THIS_TEST", postgres.url)
+    [found] = looked_at(schema)
+    assert found.is_well
+    assert found.detail.endswith(f"schema {schema}: none yet (made at the first start)")
+
+    async def story() -> None:
+        log = await PostgresLog.open(Database(postgres.url, schema=schema), clock=SystemClock())
+        await log.append([entry("body")])
+        await log.close()
+
+    asyncio.run(story())
+    [found] = looked_at(schema)
+    assert f"schema {schema}: format 1, about " in found.detail
+    assert PASSWORD not in found.detail
+    postgres.ask_all([f"UPDATE {schema}.about SET copying = 'x'"])
+    assert "half of a copy" in bad(looked_at(schema))[0]
+    postgres.ask_all([f"UPDATE {schema}.about SET format = 9"])
+    assert "newer murmurate" in bad(looked_at(schema))[0]
+
+
+def test_a_server_that_cannot_be_reached_is_said_without_the_password(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "LOG_URL_OF_THIS_TEST is not set" in bad(looked_at("log"))[0]
+    monkeypatch.setenv("LOG_URL_OF_THIS_TEST", postgres.url.replace(PASSWORD, f"no-{PASSWORD}"))
+    [line] = bad(looked_at("log"))
+    assert "password authentication failed" in line
+    assert PASSWORD not in line

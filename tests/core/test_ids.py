@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from murmurate.core.ids import Ids, named
+from murmurate.core.ids import Ids, first_of, named
 from tests.fakes import FakeClock
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -90,3 +90,20 @@ def test_what_there_is_one_of_has_one_id_that_looks_and_sorts_like_any_other() -
     for each in ids:
         assert re.fullmatch(r"run_[0-9a-hjkmnp-tv-z]{26}", each)
     assert ids[0][:14] == Ids(FakeClock(1000.0), random.Random(1)).new("run")[:14]
+
+
+@given(st.integers(0, LAST_MS), st.integers(0, LAST_MS), st.integers())
+def test_a_time_divides_ids_into_earlier_and_later(made_ms: int, at_ms: int, seed: int) -> None:
+    before = Ids(At(made_ms), random.Random(seed)).new("run") < first_of("run", at_ms)
+    assert before == (made_ms < at_ms)
+
+
+class At(FakeClock):
+    """A clock that stands still at a millisecond."""
+
+    def __init__(self, unix_ms: int) -> None:
+        super().__init__()
+        self._unix_ms = unix_ms
+
+    def unix_ms(self) -> int:
+        return self._unix_ms

@@ -154,7 +154,12 @@ class House:
                 ids=ids,
                 on_secret=lambda old, secret: self.new_secrets.append((old, secret)),
             ),
-            background=Background(self.runs, requests=requests, body_bytes_max=BODY_BYTES_MAX),
+            background=Background(
+                self.runs,
+                replays=self.runs,
+                requests=requests,
+                body_bytes_max=BODY_BYTES_MAX,
+            ),
             timetable=Timetable(self.schedules),
         )
         self.app = Gateway(

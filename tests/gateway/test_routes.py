@@ -36,6 +36,7 @@ EXPECTED = {
     ("GET", "/api/runs/{id}/events"): Scope.RUNS,
     ("POST", "/api/runs/{id}/cancel"): Scope.RUNS,
     ("POST", "/api/runs/{id}/resume"): Scope.RUNS,
+    ("POST", "/api/runs/{id}/replay"): Scope.RUNS,
     ("GET", "/api/schedules"): Scope.RUNS,
     ("GET", "/api/traces/{id}"): Scope.TRACES,
     ("GET", "/api/knowledge"): Scope.KNOWLEDGE,

@@ -58,6 +58,7 @@ class Town:
     keys: dict[str, dict[str, Any]]
     session: str
     trace: str
+    run_id: str
 
     def run(self, who: str, *words: str, typed: str = "") -> Done:
         """Run a command with somebody's key, in an empty folder."""
@@ -95,7 +96,12 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         )
         assert status == 200
         session, trace = headers["x-murmurate-session"], headers["x-murmurate-trace"]
-        yield Town(service, keys, session, trace)
+        _, _, begun = service.request(
+            "/api/runs",
+            {"model": "planner", "messages": [{"role": "user", "content": "hi"}]},
+            {"Authorization": f"Bearer {keys['acme']['secret']}"},
+        )
+        yield Town(service, keys, session, trace, begun["id"])
 
 
 def asks(town: Town) -> None:
@@ -134,6 +140,47 @@ def shows_knowledge(town: Town) -> None:
 def traces(town: Town) -> None:
     town.run("birch", "trace", town.trace).refused(f"there is no trace '{town.trace}'")
     assert town.run("acme", "trace", town.trace).exit_code == 0
+
+
+def starts_runs(town: Town) -> None:
+    start = ("runs", "start", "planner", "hi")
+    town.run("birch", *start).refused("no chat model 'planner'")
+    assert "is queued" in town.run("acme", *start).said
+    stray = town.run("birch", "runs", "start", "plain", "hi", "--session", town.session, "--follow")
+    stray.refused(f"there is no session '{town.session}'")
+
+
+def lists_runs(town: Town) -> None:
+    for options in ((), ("--json",)):
+        assert town.run_id not in town.run("birch", "runs", "list", *options).said
+        assert town.run_id in town.run("acme", "runs", "list", *options).said
+
+
+def shows_runs(town: Town) -> None:
+    town.run("birch", "runs", "show", town.run_id).refused(f"there is no run '{town.run_id}'")
+    assert "question: hi" in town.run("acme", "runs", "show", town.run_id).said
+
+
+def follows_runs(town: Town) -> None:
+    town.run("birch", "runs", "follow", town.run_id).refused(f"there is no run '{town.run_id}'")
+    assert "one two three" in town.run("acme", "runs", "follow", town.run_id).said
+
+
+def replays_runs(town: Town) -> None:
+    assert town.run("acme", "runs", "follow", town.run_id).exit_code == 0
+    town.run("birch", "replay", town.run_id).refused(f"there is no run '{town.run_id}'")
+    assert town.run("acme", "replay", town.run_id).exit_code == 0
+
+
+def cancels_runs(town: Town) -> None:
+    town.run("birch", "runs", "cancel", town.run_id).refused(f"there is no run '{town.run_id}'")
+    assert "cancelled" not in town.run("acme", "runs", "list").said
+
+
+def resumes_runs(town: Town) -> None:
+    assert town.run("acme", "runs", "follow", town.run_id).exit_code == 0
+    town.run("birch", "runs", "resume", town.run_id).refused(f"there is no run '{town.run_id}'")
+    town.run("acme", "runs", "resume", town.run_id).refused("there is nothing to resume")
 
 
 def creates(town: Town) -> None:
@@ -176,12 +223,20 @@ CASES: dict[str, Callable[[Town], None] | str] = {
     "search": searches,
     "knowledge status": shows_knowledge,
     "trace": traces,
+    "runs start": starts_runs,
+    "runs list": lists_runs,
+    "runs show": shows_runs,
+    "runs follow": follows_runs,
+    "runs cancel": cancels_runs,
+    "runs resume": resumes_runs,
+    "replay": replays_runs,
     "keys create": creates,
     "keys list": lists,
     "keys rotate": rotates,
     "keys revoke": revokes,
     "doctor": examines,
     "backup": "works on the state folder of whoever may read it, and asks no server",
+    "log copy": "works on the logs of whoever may read and write them, and asks no server",
     "restore": "works on the state folder of whoever may write it, and asks no server",
 }
 

@@ -153,6 +153,19 @@ async def resumed_run(town: Town) -> None:
     assert answer.status == 404
 
 
+async def replayed_run(town: Town) -> None:
+    """Nor replayed by them, not even where the same agent is theirs, too."""
+    body = {"model": "porter", "messages": [{"role": "user", "content": "plans?"}]}
+    begun = await town.call("acme", "POST", "/api/runs", body)
+    await town.work()
+    run_id = begun.json()["id"]
+    path, names = "/api/runs/{name}/replay", (run_id, f"run_{ABSENT}")
+    answer = await town.same("birch", "POST", path, names=names)
+    assert answer.status == 404
+    own = await town.call("acme", "POST", f"/api/runs/{run_id}/replay")
+    assert (own.status, len(own.json()["steps"])) == (200, 3)
+
+
 async def schedules(town: Town) -> None:
     """Lists hold the tenant's own schedules."""
     await town.service.schedules.take_up()
@@ -281,6 +294,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/api/runs/{id}/events"): followed_run,
     ("POST", "/api/runs/{id}/cancel"): cancelled_run,
     ("POST", "/api/runs/{id}/resume"): resumed_run,
+    ("POST", "/api/runs/{id}/replay"): replayed_run,
     ("GET", "/api/schedules"): schedules,
     ("GET", "/api/traces/{id}"): trace,
     ("GET", "/api/knowledge"): knowledge,

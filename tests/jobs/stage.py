@@ -16,7 +16,7 @@ from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
-from tests.fakes import FakeFetcher, LoopClock, RecordingLog, ask, seeded_ids
+from tests.fakes import FakeFetcher, LoopClock, RecordingLog, RecordingTracer, ask, seeded_ids
 
 STEPS = 3
 HOOK_KEY = bytes(range(32))
@@ -89,7 +89,10 @@ class Server:
         self.journals = OpenJournals(self.wire)  # type: ignore[arg-type]
         self.agent = Agent(shop, self.journals, **settings)
         outside: dict[str, Any] = {"log": self.wire, "clock": self.clock}
-        self.runner = Runner(self.agent, self.journals, name=name, events=self.events, **outside)
+        self.tracer = RecordingTracer()
+        self.runner = Runner(
+            self.agent, self.journals, name=name, events=self.events, tracer=self.tracer, **outside
+        )
         self.fetcher = fetcher or FakeFetcher()
         self.hooks = Hooks(self.fetcher, {"a": HOOK_KEY}, events=self.events, **outside)
         self.runs = Runs(

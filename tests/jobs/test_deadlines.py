@@ -43,8 +43,8 @@ def test_a_run_that_is_worked_on_ends_at_its_deadline_and_says_so() -> None:
         assert has_missed(found)
         assert 9.9 < now_s() - began_s < 10.2
         assert len(found.steps) == 1
-        assert stage.a.runner.working + stage.b.runner.working == 0
         assert await left_over(stage) == []
+        assert stage.a.runner.working + stage.b.runner.working == 0
 
     play(story)
 

@@ -191,7 +191,19 @@ def test_a_journal_is_found_by_its_request_while_that_is_under_way() -> None:
         assert isinstance(journals.of(REQUEST), Unkept)
         journals.open(REQUEST, journal)
         assert journals.of(REQUEST) is journal
-        journals.close(REQUEST)
+        journals.close(REQUEST, journal)
         assert isinstance(journals.of(REQUEST), Unkept)
+
+    play(story)
+
+
+def test_the_end_of_a_former_attempt_leaves_the_journal_of_the_next_one_open() -> None:
+    async def story() -> None:
+        log, former = await new()
+        journals, latter = OpenJournals(log), KeptJournal(log, CLAIM, Begun(REQUEST))
+        journals.open(REQUEST, former)
+        journals.open(REQUEST, latter)
+        journals.close(REQUEST, former)
+        assert journals.of(REQUEST) is latter
 
     play(story)

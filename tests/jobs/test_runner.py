@@ -1,8 +1,11 @@
 """Runs go on whatever becomes of their servers, and nothing that was done is done again."""
 
+# Over 400 lines: each way in which a server or the log can fail a run is a story of its own.
+
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -10,12 +13,15 @@ from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import (
     BadRequestError,
     EngineFailedError,
+    LogCorruptError,
     LogUnavailableError,
+    MurmurateError,
     RunDivergedError,
 )
-from murmurate.core.ports import Entry
+from murmurate.core.ports import Claim, Entry
 from murmurate.jobs.attempts import ATTEMPTS_MAX, HOLDERS_MAX
-from murmurate.jobs.entries import DEAD, QUEUE, stream_of
+from murmurate.jobs.entries import DEAD, QUEUE, RunState, stream_of
+from murmurate.jobs.runner import LEFT_AT_ONCE, UNREAD_PAUSE_MS
 from murmurate.jobs.service import RunView
 from murmurate.jobs.vigil import LOOK_S, RENEW_S, TTL_S
 from murmurate.testing.stories import all_of, seqs_of
@@ -311,3 +317,149 @@ def test_an_outage_of_the_log_is_outlasted() -> None:
         await server.down()
 
     run_skipping_time(story())
+
+
+def test_a_run_that_is_cancelled_before_its_first_step_is_not_held_for_ever() -> None:
+    async def story(stage: Stage) -> None:
+        run_id = await stage.a.runs.submit(request())
+        read, reading = stage.a.runner.read, asyncio.Event()
+
+        async def slow(tenant: str, run: str) -> RunState:
+            found = await read(tenant, run)
+            if not reading.is_set():  # the first look, before the run is worked on
+                reading.set()
+                await asyncio.sleep(5)
+            return found
+
+        stage.a.runner.read = slow  # type: ignore[method-assign]
+        await stage.a.up()
+        await reading.wait()
+        await stage.b.runs.cancel("a", run_id)
+        began_s = now_s()
+        assert (await stage.ended(run_id)).status == "cancelled"
+        assert now_s() - began_s < 3 * RENEW_S
+        await stage.a.down()
+
+    play(story, servers="")
+
+
+def test_a_run_whose_stream_takes_no_entry_is_put_aside_without_a_word() -> None:
+    class Headless(MemoryLog):
+        async def append(self, entries: Any, **kwargs: Any) -> list[int]:  # type: ignore[override]
+            if entries and kwargs.get("fence") is not None:
+                raise LogCorruptError("the count is damaged")
+            return await super().append(entries, **kwargs)
+
+    async def story() -> None:
+        log = Headless(clock=new_log()._clock)
+        server = await Server("a", log, Shop()).up()
+        run_id = await server.runs.submit(request())
+        await asyncio.sleep(1)
+        [dead] = await all_of(log.work("a", DEAD))
+        assert (dead.stream, dead.runner) == (stream_of(run_id), None)
+        assert server.events.named("runs.not_ended") == []
+        await server.down()
+
+    run_skipping_time(story())
+
+
+def test_news_that_were_lost_on_the_way_are_looked_for() -> None:
+    async def story(stage: Stage) -> None:
+        stage.shop.hold["thing 2"] = asyncio.Event()
+        await stage.a.up()
+        run_id = await stage.a.runs.submit(request())
+        while not stage.shop.effects["2"]:
+            await asyncio.sleep(0.01)
+        renew, lost = stage.log.renew, []
+
+        async def unanswered(runner: str) -> Any:
+            renewal = await renew(runner)
+            if renewal.nudged and not lost:
+                lost.append(renewal.nudged)
+                raise LogUnavailableError("the answer was lost")
+            return renewal
+
+        stage.log.renew = unanswered  # type: ignore[method-assign]
+        await stage.b.runs.cancel("a", run_id)
+        assert (await stage.ended(run_id)).status == "cancelled"
+        assert len(lost) == 1
+        await stage.a.down()
+
+    play(story, servers="")
+
+
+@pytest.mark.parametrize("error", [LogCorruptError("damaged"), LogUnavailableError("busy")])
+def test_news_that_cannot_be_read_hide_no_other_news(error: MurmurateError) -> None:
+    async def story(stage: Stage) -> None:
+        stage.shop.hold["thing 1"] = asyncio.Event()
+        await stage.a.up()
+        runs = [await stage.a.runs.submit(request(number)) for number in range(2)]
+        while stage.shop.effects["1"] < len(runs):
+            await asyncio.sleep(0.01)
+        read, failed = stage.a.runner.read, []
+
+        async def once(tenant: str, run: str) -> RunState:
+            if run == min(runs) and not failed:
+                failed.append(run)
+                raise error
+            return await read(tenant, run)
+
+        stage.a.runner.read = once  # type: ignore[method-assign]
+        for run_id in runs:
+            await stage.b.runs.cancel("a", run_id)
+        assert (await stage.ended(max(runs))).status == "cancelled"
+        assert failed == [min(runs)]
+        if isinstance(error, LogUnavailableError):
+            assert (await stage.ended(min(runs))).status == "cancelled"
+        await stage.a.down()
+
+    play(story, servers="")
+
+
+def test_a_server_beats_however_many_ends_it_has_to_write() -> None:
+    async def story(stage: Stage) -> None:
+        runner = stage.a.runner
+        await stage.log.renew("a")
+
+        async def slow() -> None:
+            await asyncio.sleep(60)
+
+        async def refused() -> None:
+            raise LogUnavailableError("full")
+
+        for number in range(2 * LEFT_AT_ONCE):
+            claim = Claim("a", f"run/{number}", QUEUE, "a", 1)
+            assert not await runner.end(claim, refused)
+            runner._left[claim.tenant, claim.stream] = (claim, slow if number % 2 else refused)
+        began_s = now_s()
+        for beat in range(3):
+            await runner.live()
+            await asyncio.sleep(0)
+            assert (await stage.log.beats())["a"] == beat + 2
+        assert now_s() - began_s < 1
+        # It was said once of each, not with every attempt.
+        assert len(stage.a.events.named("runs.not_ended")) == 2 * LEFT_AT_ONCE
+        await asyncio.sleep(61)
+        assert len(runner._left) == LEFT_AT_ONCE
+
+    play(story, servers="")
+
+
+def test_a_run_that_cannot_be_read_now_is_tried_once_a_second() -> None:
+    async def story(stage: Stage) -> None:
+        read, tries = stage.a.runner.read, []
+
+        async def busy(tenant: str, run: str) -> RunState:
+            tries.append(now_s())
+            if len(tries) < 3:
+                raise LogUnavailableError("all readers are busy")
+            return await read(tenant, run)
+
+        stage.a.runner.read = busy  # type: ignore[method-assign]
+        await stage.a.up()
+        found = await stage.ended(await stage.a.runs.submit(request()))
+        assert (found.status, len(tries)) == ("finished", 3)
+        assert tries[-1] - tries[0] > 2 * UNREAD_PAUSE_MS / 1000
+        await stage.a.down()
+
+    play(story, servers="")

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from murmurate.core.errors import (
     RunOpenError,
     RunOverError,
 )
+from murmurate.core.ports import Entry
 from murmurate.core.types import Finished, FinishReason, Text
 from murmurate.jobs.entries import QUEUE, stream_of
 from murmurate.testing.stories import all_of, names_of
@@ -206,5 +209,71 @@ def test_what_is_not_there_or_over_is_refused() -> None:
         for asking in (runs.cancel, runs.resume):
             with pytest.raises(RunOverError, match="has finished"):
                 await asking("a", run_id)
+
+    play(story)
+
+
+def test_a_run_whose_last_write_fails_after_its_client_has_left_is_ended_all_the_same() -> None:
+    async def story(stage: Stage) -> None:
+        append, writing = stage.log.append, asyncio.Event()
+
+        async def fails(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
+            if entries and entries[-1].kind == "run.finished":
+                writing.set()
+                await asyncio.sleep(1)
+                raise LogUnavailableError("the disk is full")
+            return await append(entries, **kwargs)
+
+        stage.log.append = fails  # type: ignore[method-assign, assignment]
+        client = asyncio.create_task(answer_of(stage.a.runs, request(session=SESSION)))
+        await writing.wait()
+        client.cancel()
+        assert (await stage.ended(await only_run(stage))).status == "cancelled"
+        assert await all_of(stage.log.work("a", QUEUE)) == []
+
+    play(story)
+
+
+def test_a_run_whose_failure_is_being_written_when_its_client_leaves_is_ended() -> None:
+    async def story(stage: Stage) -> None:
+        append, writing = stage.log.append, asyncio.Event()
+
+        async def fails_once(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
+            if entries and entries[-1].kind == "run.failed" and not writing.is_set():
+                writing.set()
+                await asyncio.sleep(1)
+                raise LogUnavailableError("the disk is full")
+            return await append(entries, **kwargs)
+
+        stage.log.append = fails_once  # type: ignore[method-assign, assignment]
+        stage.shop.hold["thing 2"] = asyncio.Event()
+        client = asyncio.create_task(answer_of(stage.a.runs, request(session=SESSION)))
+        while not stage.shop.effects["2"]:
+            await asyncio.sleep(0.01)
+        stage.shop.error = EngineFailedError("broke")
+        stage.shop.hold.pop("thing 2").set()
+        await writing.wait()
+        client.cancel()
+        assert (await stage.ended(await only_run(stage))).status == "failed"
+
+    play(story)
+
+
+def test_a_beginning_whose_answer_was_lost_is_held_by_nobody_for_ever() -> None:
+    async def story(stage: Stage) -> None:
+        append, lost = stage.log.append, []
+
+        async def unanswered(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
+            seqs = await append(entries, **kwargs)
+            if not lost:
+                lost.append(seqs)
+                raise LogUnavailableError("whether this was written is not known")
+            return seqs
+
+        stage.log.append = unanswered  # type: ignore[method-assign, assignment]
+        with pytest.raises(LogUnavailableError):
+            await answer_of(stage.a.runs, request(session=SESSION))
+        assert (await stage.ended(await only_run(stage))).status == "failed"
+        assert await all_of(stage.log.work("a", QUEUE)) == []
 
     play(story)

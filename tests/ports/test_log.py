@@ -1,4 +1,4 @@
-"""Both logs against the contract, and against a model that is too simple to be wrong."""
+"""All logs against the contract, and against a model that is too simple to be wrong."""
 
 import asyncio
 import tempfile
@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from murmurate.adapters.memory import MemoryLog
+from murmurate.adapters.postgres.database import Database
+from murmurate.adapters.postgres.log import PostgresLog
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogConflictError
 from murmurate.core.ports import SNAPSHOT, Entry, Log
 from murmurate.testing import LogContract
 from murmurate.testing.stories import all_of
+from tests.servers.postgres import PostgresServer
 
 
 class TestMemoryLog(LogContract):
@@ -30,6 +33,16 @@ class TestSqliteLog(LogContract):
 
     async def make_log(self) -> Log:
         return SqliteLog(self.folder / "truth.db", clock=SystemClock())
+
+
+class TestPostgresLog(LogContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres: PostgresServer) -> None:
+        self.server = postgres
+
+    async def make_log(self) -> Log:
+        database = Database(self.server.url, schema=self.server.new_schema())
+        return await PostgresLog.open(database, clock=SystemClock())
 
 
 class Model:
@@ -152,3 +165,24 @@ def test_the_sqlite_log_does_what_the_model_does(steps: list[tuple[str, object, 
                 await log.close()
 
     asyncio.run(story())
+
+
+@pytest.fixture(scope="module")
+def schema(postgres: PostgresServer) -> str:
+    return postgres.new_schema()
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS)
+def test_the_postgres_log_does_what_the_model_does(
+    postgres: PostgresServer, schema: str, steps: list[tuple[str, object, object]]
+) -> None:
+    async def story() -> None:
+        log = await PostgresLog.open(Database(postgres.url, schema=schema), clock=SystemClock())
+        try:
+            await follow_the_model(log, steps)
+        finally:
+            await log.close()
+
+    asyncio.run(story())
+    postgres.ask_all(f"DELETE FROM {schema}.{name}" for name in ("entry", "head", "snapshot"))

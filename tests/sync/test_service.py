@@ -7,8 +7,13 @@ from contextlib import aclosing
 import pytest
 
 from murmurate.adapters.memory import MemoryLog
-from murmurate.core.errors import EngineFailedError, LogUnavailableError, NotFoundError
-from murmurate.core.journal import NothingKept
+from murmurate.core.errors import (
+    EngineFailedError,
+    FencedError,
+    LogUnavailableError,
+    NotFoundError,
+)
+from murmurate.core.journal import NothingKept, StepKind
 from murmurate.core.ports import Claim, Entry, Model, StreamInfo, Work
 from murmurate.core.types import (
     Citation,
@@ -23,8 +28,11 @@ from murmurate.core.types import (
     Text,
     ToolCall,
 )
+from murmurate.jobs.entries import Begun
+from murmurate.jobs.journal import KeptJournal, OpenJournals
 from murmurate.sync.entries import SessionMessage
 from murmurate.sync.service import HISTORY_MAX, Sessions
+from murmurate.testing.stories import all_of as listed
 from tests.fakes import (
     DONE,
     FakeClock,
@@ -328,5 +336,38 @@ def test_an_id_that_is_cut_short_finds_nothing_and_lists_no_other_sessions(id_: 
         with pytest.raises(NotFoundError):
             await sessions.history("a", SessionRef(id_))
         assert log.listed == 1
+
+    asyncio.run(story())
+
+
+def test_a_turn_is_refused_where_another_attempt_at_its_run_has_begun_meanwhile() -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        log = MemoryLog(clock=clock)
+        journals = OpenJournals(log)
+        sessions = Sessions(
+            Saying(Text("hi"), DONE),
+            log=log,
+            journals=journals,
+            clock=clock,
+            ids=seeded_ids(clock),
+            tracer=RecordingTracer(),
+            writer="a",
+        )
+        request = ask("hello", session=NEW)
+        await log.renew("me")
+        place = ("a", "run/run_1", "runs", "me")
+        former, latter = (KeptJournal(log, Claim(*place, n), Begun(request)) for n in (1, 2))
+        await former.step(StepKind.TOOL, "clock").done(b"1")
+        journals.open(request, former)
+        async with aclosing(sessions.answer(request)) as deltas:
+            await anext(deltas)
+            await log.revoke("me")
+            await log.renew("me")
+            assert await log.claim("runs", "me", limit=1) == [latter.claim]
+            journals.open(request, latter)
+            with pytest.raises(FencedError):
+                await anext(deltas)
+        assert [info.stream for info in await listed(log.streams("a", ""))] == ["run/run_1"]
 
     asyncio.run(story())

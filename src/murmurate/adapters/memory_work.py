@@ -1,8 +1,8 @@
 """The work of the log in memory: who may claim what, and who holds it. No I/O, no waiting.
 
 Tenants take turns by start-time fair queueing (Goyal, Vin, Cheng, "Start-time Fair Queueing",
-1996): the turn of new work is one behind the last one of its tenant, or behind the last one that
-was claimed, if that is later. So a tenant that offers much waits behind itself, and one that offers
+1996): the turn of new work is one behind the last one of its tenant, or behind the one that was
+served last, if that is later. So a tenant that offers much waits behind itself, and one that offers
 little is served soon.
 """
 
@@ -35,6 +35,7 @@ class Board:
     def __init__(self) -> None:
         self.beats: dict[str, int] = {}
         self._pieces: dict[_Key, _Piece] = {}
+        self._served: dict[tuple[str, int], int] = {}
 
     def change(self, work: Sequence[Work], *, fence: Claim | None) -> None:
         """Change all or nothing; see `Log.append`."""
@@ -66,6 +67,8 @@ class Board:
             piece = self._pieces[key].due_now()
             piece = replace(piece, runner=runner, epoch=piece.epoch + 1, nudged=False)
             self._pieces[key] = piece
+            lane = (queue, piece.offer.priority)
+            self._served[lane] = max(self._served.get(lane, 0), piece.turn)
             claims.append(Claim(*key, queue, runner, piece.epoch))
         return claims
 
@@ -130,8 +133,10 @@ class Board:
 
     def _turn(self, offer: Offer) -> int:
         lane = (offer.queue, offer.priority)
-        pieces = [p for p in self._pieces.values() if (p.offer.queue, p.offer.priority) == lane]
-        own = [p.turn for p in pieces if p.offer.tenant == offer.tenant]
-        claimed = [p.turn for p in pieces if p.runner is not None]
-        waiting = [p.turn for p in pieces if p.runner is None]
-        return max([0, *own, *claimed, min(waiting, default=1) - 1]) + 1
+        own = [
+            piece.turn
+            for piece in self._pieces.values()
+            if (piece.offer.queue, piece.offer.priority) == lane
+            and piece.offer.tenant == offer.tenant
+        ]
+        return max([0, *own, self._served.get(lane, 0)]) + 1

@@ -137,7 +137,7 @@ class Agents:
         self, agent: AgentConfig, request: Request, journal: Journal, calls: Sequence[ToolCall]
     ) -> list[ToolResult]:
         """Run the calls side by side; results come in the order of the calls."""
-        steps = [journal.step(kind_of(call.name), call.name) for call in calls]
+        steps = [journal.step(kind_of(call.name), call.name, call.arguments) for call in calls]
         runs = (
             self._once(agent, request, call, step) for call, step in zip(calls, steps, strict=True)
         )

@@ -17,7 +17,7 @@ from murmurate.adapters.sqlite.copies import Told
 from murmurate.cli.options import configured_state
 from murmurate.config import load
 from murmurate.core.clock import SystemClock
-from murmurate.core.errors import MurmurateError
+from murmurate.core.errors import ConfigError, MurmurateError
 
 _STATE = click.option(
     "--state",
@@ -45,6 +45,11 @@ def backup(file: Path, state: Path, config: Path | None, *, with_key: bool, as_j
       murmurate backup /backups/murmurate.tar
       murmurate backup --with-key --json nightly.tar
     """
+    if is_elsewhere(config):
+        raise ConfigError(
+            "log.url is set: the log is in PostgreSQL; back it up there, as"
+            " docs/howto/postgres.md shows"
+        )
     clock = SystemClock()
     began_s = clock.now_s()
     options = Options(
@@ -93,6 +98,8 @@ def restore(file: Path, state: Path, config: Path | None, *, force: bool, as_jso
             click.echo(f"  before the start: put the key into {state / KEY} (it was not in it)")
         if differs:
             click.echo("  the configuration is another one than that of the backup")
+        if is_elsewhere(config):
+            click.echo("  log.url is set: copy it to PostgreSQL with `murmurate log copy`")
 
 
 def fingerprint(path: Path | None) -> str | None:
@@ -102,6 +109,14 @@ def fingerprint(path: Path | None) -> str | None:
     except (MurmurateError, OSError):
         return None
     return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
+
+
+def is_elsewhere(path: Path | None) -> bool:
+    """Tell whether the configuration, where it can be read, has the log in PostgreSQL."""
+    try:
+        return load(path).log.url is not None
+    except (MurmurateError, OSError):
+        return False
 
 
 def say(made: Manifest, facts: Mapping[str, object], *, seconds: float, as_json: bool) -> None:

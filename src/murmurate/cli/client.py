@@ -14,6 +14,7 @@ from murmurate.core.errors import ConfigError, KeyInvalidError, MurmurateError
 
 TIMEOUT_S = 300.0
 SCHEMES = {"http", "https"}
+DONE = {200, 202}
 KEY_REFUSED = {401, 403}
 CUT = "the server went away in the middle of the answer: ask again"
 STRANGE = "the answer is not in the form that murmurate speaks: check --url"
@@ -35,6 +36,10 @@ class RefusedError(MurmurateError):
     """
 
     code = "cli.refused"
+
+
+class CutError(RefusedError):
+    """The server went away in the middle of an answer."""
 
 
 class KeyRefusedError(RefusedError):
@@ -108,7 +113,7 @@ def call(
     response = send(server, path, body, headers, method=method, timeout_s=timeout_s)
     if response.status in KEY_REFUSED:
         raise KeyRefusedError(_message(response))
-    if response.status != 200:
+    if response.status not in DONE:
         raise RefusedError(_message(response))
     return response
 
@@ -162,16 +167,30 @@ def lines(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     """Yield the values of server-sent events until the end mark; an error among them is raised."""
+    for data in _data(response):
+        if data == b"[DONE]":
+            return
+        yield _object(data)
+    raise CutError(CUT)
+
+
+def news(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """Yield the values of server-sent events as long as they come; an error among them is raised.
+
+    Only who knows the last of them can tell whether the server has gone too early.
+    """
+    for data in _data(response):
+        yield _object(data)
+
+
+def _data(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield the data of server-sent events."""
     if response.headers.get_content_type() != "text/event-stream":
         raise RefusedError(STRANGE)
     for raw in _received(response):
         line = raw.strip()
-        if not line.startswith(b"data: "):
-            continue
-        if line == b"data: [DONE]":
-            return
-        yield _object(line[6:])
-    raise RefusedError(CUT)
+        if line.startswith(b"data: "):
+            yield line[6:]
 
 
 def _received(response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -190,7 +209,7 @@ def _whole() -> Generator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException) as cause:
-        raise RefusedError(CUT) from cause
+        raise CutError(CUT) from cause
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -203,8 +222,8 @@ def _object(text: bytes) -> dict[str, Any]:
         raise RefusedError(STRANGE)
     found = cast("dict[str, Any]", value)
     error = found.get("error")
-    if isinstance(error, dict):
-        raise RefusedError(str(cast("dict[str, Any]", error).get("message")))
+    if isinstance(error, dict) and "message" in error:  # that of a run has none, and is no answer
+        raise RefusedError(str(cast("dict[str, Any]", error)["message"]))
     return found
 
 

@@ -19,9 +19,12 @@ COMMANDS = {
     "search": "murmurate.cli.documents",
     "knowledge": "murmurate.cli.documents",
     "trace": "murmurate.cli.ask",
+    "runs": "murmurate.cli.runs",
+    "replay": "murmurate.cli.replay",
     "keys": "murmurate.cli.keys",
     "backup": "murmurate.cli.backup",
     "restore": "murmurate.cli.backup",
+    "log": "murmurate.cli.log",
     "doctor": "murmurate.cli.doctor",
 }
 

@@ -21,7 +21,7 @@ from murmurate.cli.client import (
     send,
 )
 from murmurate.cli.findings import Finding, show
-from murmurate.cli.log_check import check_log
+from murmurate.cli.log_check import check_configured
 from murmurate.cli.options import connected
 from murmurate.compose import read_troubles
 from murmurate.config import Config, EmbeddingsEngine, Engine, documents_path, explain, load
@@ -70,6 +70,7 @@ def doctor(
         found.append(Finding("configuration", "fail", error.detail, "correct this key"))
     else:
         found += here(loaded, state)
+        found += log(loaded, state, offline=offline)
         found += elsewhere(loaded, state, timeout_s=None if offline else timeout_s)
         found += server(url, key, state, listen=loaded.server.listen)
         found += [
@@ -95,10 +96,16 @@ def here(config: Config, state: Path) -> list[Finding]:
         found.append(local_checks.embedder(config, local_checks.embedded_by(state)))
     for name, collection in config.knowledge.items():
         found.append(local_checks.folder(name, documents_path(collection.folder)))
-    found += [*local_checks.key_files(config), *local_checks.state_folder(state)]
-    return found + [
+    return [*found, *local_checks.key_files(config), *local_checks.state_folder(state)]
+
+
+def log(config: Config, state: Path, *, offline: bool) -> list[Finding]:
+    """Look at the log, in the state folder or at its server; never raises for what it finds."""
+    if offline and config.log.url is not None:
+        return [Finding("log", "skipped", remote_checks.OFFLINE)]
+    return [
         Finding("log", "ok" if it.is_well else "fail", it.detail, it.advice)
-        for it in check_log(state)
+        for it in check_configured(config, state)
     ]
 
 

@@ -150,11 +150,13 @@ def key_files(config: Config) -> list[Finding]:
     """Tell which files of secrets others can read. What is in them is not looked at."""
     sections = {f"models.{name}": model.key for name, model in config.models.items()}
     sections["embeddings"] = config.embeddings.key
+    sections["log"] = config.log.password
     found: list[Finding] = []
     for where, reference in sections.items():
         kind, _, path = (reference or "").partition(":")
         if kind == "file" and Path(path).expanduser().is_file():
-            found += private(f"{where}.key", Path(path).expanduser())
+            name = "password" if where == "log" else "key"
+            found += private(f"{where}.{name}", Path(path).expanduser())
     return found
 
 

@@ -1,10 +1,12 @@
 """What `murmurate doctor` says of the log: its format, its size, the room left, and all damage."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
 from murmurate.adapters.sqlite.damage import SHOWN_MAX
 from murmurate.adapters.sqlite.survey import survey
+from murmurate.config import Config, log_place
 from murmurate.core.errors import LogNewerError, MurmurateError
 from murmurate.core.types import Frozen
 
@@ -20,6 +22,41 @@ class Found(Frozen, frozen=True):
     is_well: bool
     detail: str
     advice: str = ""
+
+
+def check_configured(config: Config, state: Path) -> list[Found]:
+    """Look at the log wherever the configuration has it; never raises for what it finds."""
+    try:
+        place = log_place(config.log)
+    except MurmurateError as error:
+        return [_broken(error.detail, "see [log]")]
+    if place is None:
+        return check_log(state)
+    try:
+        from murmurate.adapters.postgres.database import Database  # noqa: PLC0415 - an extra
+        from murmurate.adapters.postgres.survey import survey as look  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as cause:
+        detail = f"{cause.name} is not installed"
+        return [_broken(detail, "pip install 'murmurate[postgres]'")]
+    try:
+        seen = asyncio.run(look(Database(place.url, schema=place.schema, password=place.password)))
+    except LogNewerError as error:
+        return [_broken(error.detail, "run the version that wrote it")]
+    except MurmurateError as error:
+        return [_broken(error.detail, "see [log], and whether the server runs")]
+    detail = f"PostgreSQL {seen.server}, {seen.name}: none yet (made at the first start)"
+    if seen.format is not None:
+        detail = (
+            f"PostgreSQL {seen.server}, {seen.name}: format {seen.format}, about {seen.entries}"
+            f" entries, {seen.size_bytes / 1e6:.1f} MB"
+        )
+    found = [Found(is_well=True, detail=detail)]
+    found += [_broken(fault, "see docs/howto/postgres.md") for fault in seen.faults]
+    found += [
+        _broken(f"{name} = off: a power cut loses what was acknowledged", f"set {name} = on")
+        for name in seen.unsafe
+    ]
+    return found
 
 
 def check_log(state: Path) -> list[Found]:

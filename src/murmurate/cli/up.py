@@ -19,6 +19,7 @@ from murmurate.config import (
     KnowledgeConfig,
     ModelConfig,
     load,
+    log_place,
     remote,
     weights_path,
 )
@@ -93,6 +94,7 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
     if config.embeddings.url is not None:
         with _about("embeddings"):
             remote(config.embeddings)
+    log_place(config.log)
     return msgspec.structs.replace(config, server=server, knowledge=knowledge)
 
 

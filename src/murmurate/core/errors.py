@@ -47,9 +47,9 @@ class StateInUseError(MurmurateError):
 
 
 class StateNotEmptyError(MurmurateError):
-    """`murmurate restore` found a log in the state folder.
+    """`murmurate restore` or `murmurate log copy` found a log where it was to put one.
 
-    Use another folder, or replace it with `--force`.
+    Name another place; `restore` replaces it with `--force`.
     """
 
     code = "state.not_empty"
@@ -401,7 +401,7 @@ class RunOpenError(MurmurateError):
 
 
 class RunOverError(MurmurateError):
-    """A run that has ended can't be cancelled, and one that is under way can't be resumed.
+    """A run that is over can't be cancelled; one that is under way can't be resumed or replayed.
 
     `murmurate runs show` tells where it stands.
     """
@@ -469,9 +469,9 @@ class LogNewerError(MurmurateError):
 
 
 class LogUnavailableError(MurmurateError):
-    """The log cannot be written (disk full, file locked).
+    """The log cannot be written or read (disk full, file locked, server not reached).
 
-    Nothing was acknowledged: make room, then try again.
+    Nothing was acknowledged: see what the message says, then try again.
     """
 
     code = "log.unavailable"

@@ -51,6 +51,11 @@ def named(prefix: str, name: str, *, at_ms: int) -> str:
     return _written(prefix, number | 0b10 << 62 | chance & 0x3FFFFFFFFFFFFFFF)
 
 
+def first_of(prefix: str, unix_ms: int) -> str:
+    """Return what sorts before every id made at that time or later, and behind the earlier ones."""
+    return _written(prefix, (max(unix_ms, 0) & 0xFFFFFFFFFFFF) << 80)
+
+
 def _written(prefix: str, number: int) -> str:
     digits = (_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
     return f"{prefix}_{''.join(digits)}"

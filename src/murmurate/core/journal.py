@@ -59,9 +59,10 @@ class Journal(Protocol):
         """Note up to which entry its session was read, so that every attempt reads the same."""
         ...
 
-    def step(self, kind: StepKind, name: str) -> Step:
+    def step(self, kind: StepKind, name: str, arguments: str = "") -> Step:
         """Begin the next step. The order of these calls must follow from the steps before.
 
+        `arguments` is what a tool is called with, as the model said it.
         `RunDivergedError`: the first attempt did something else here.
         """
         ...
@@ -92,9 +93,9 @@ class Unkept:
     def sees(self, seq: int) -> None:
         """Forget it."""
 
-    def step(self, kind: StepKind, name: str) -> Step:
+    def step(self, kind: StepKind, name: str, arguments: str = "") -> Step:
         """Begin the next step."""
-        del kind, name
+        del kind, name, arguments
         self._steps += 1
         return UnkeptStep(f"{self._name}:{self._steps}")
 

@@ -11,13 +11,14 @@ from murmurate.core.ports import Span
 from murmurate.core.types import Caller
 from murmurate.gateway.chat import ChatBody, error_event
 from murmurate.gateway.exchange import EVENTS, Exchange
-from murmurate.gateway.ports import Runs
+from murmurate.gateway.ports import Replays, Runs
 from murmurate.gateway.requests import Requests, name_session
 from murmurate.gateway.validate import decode
 
 LISTED = 50
 ACCEPTED = 202
 DEADLINE_S_MAX = 30 * 86_400
+ID_CHARS_MAX = 64
 
 
 class RunBody(ChatBody, forbid_unknown_fields=True, kw_only=True):
@@ -28,11 +29,20 @@ class RunBody(ChatBody, forbid_unknown_fields=True, kw_only=True):
     webhook: Annotated[str, Meta(max_length=2048)] | None = None
 
 
+class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /api/runs/{id}/replay`."""
+
+    model: str | None = None
+
+
 class Background:
     """The routes of runs."""
 
-    def __init__(self, runs: Runs, *, requests: Requests, body_bytes_max: int) -> None:
+    def __init__(
+        self, runs: Runs, *, replays: Replays, requests: Requests, body_bytes_max: int
+    ) -> None:
         self._runs = runs
+        self._replays = replays
         self._requests = requests
         self._body_bytes_max = body_bytes_max
 
@@ -83,6 +93,26 @@ class Background:
         del span
         await self._runs.resume(caller.tenant, _id(exchange))
         await exchange.answer_json(ACCEPTED, {"id": _id(exchange)})
+
+    async def replay(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Do a run again that is over, against the code, configuration and models of today.
+
+        Nothing of it is stored, and no tool is called: each call gets the outcome that the run
+        recorded, and one without a record ends the replay. The body is `{"model"}`, who is asked
+        instead of the agent's own model, or empty. The answer says of each step, and of the answer,
+        whether it is the same.
+        """
+        body = decode(await exchange.body(self._body_bytes_max) or b"{}", ReplayBody)
+        span.note(run=_id(exchange)[:ID_CHARS_MAX])
+        await exchange.while_connected(self._replayed(exchange, caller, body, span))
+
+    async def _replayed(
+        self, exchange: Exchange, caller: Caller, body: ReplayBody, span: Span
+    ) -> None:
+        replayed = await self._replays.replay(
+            caller.tenant, _id(exchange), model=body.model, trace=span.ref
+        )
+        await exchange.answer_json(200, replayed)
 
     async def _follow(self, exchange: Exchange, caller: Caller) -> None:
         async with aclosing(self._runs.events(caller.tenant, _id(exchange))) as events:

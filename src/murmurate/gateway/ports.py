@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from murmurate.core.types import Caller, Frozen, Request
+from murmurate.core.types import Caller, Frozen, Request, TraceRef
 
 
 class Readiness(Frozen, frozen=True):
@@ -130,4 +130,14 @@ class Runs(Protocol):
 
     async def resume(self, tenant: str, run_id: str) -> None:
         """Go on with one that failed or was cancelled. `RunOverError`: it did not."""
+        ...
+
+
+class Replays(Protocol):
+    """Runs done again, without their side effects."""
+
+    async def replay(
+        self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
+    ) -> object:
+        """Do a run again and return what is different. `RunOverError`: it is under way."""
         ...

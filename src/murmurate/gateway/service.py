@@ -281,6 +281,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("GET", "/api/runs/{id}/events", Scope.RUNS, background.events),
         Route("POST", "/api/runs/{id}/cancel", Scope.RUNS, background.cancel),
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
+        Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),

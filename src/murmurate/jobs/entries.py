@@ -34,6 +34,7 @@ class Kind(StrEnum):
     """The kinds of a run's entries."""
 
     BEGUN = "run.begun"
+    READ = "run.read"
     STEP = "run.step"
     STUMBLED = "run.stumbled"
     CANCEL = "run.cancel"
@@ -57,13 +58,21 @@ class Begun(Frozen, frozen=True, omit_defaults=True):
     """The URL that is told when it ends."""
 
 
-class StepDone(Frozen, frozen=True):
+class Read(Frozen, frozen=True):
+    """Up to where the session was read, where that was not known when the run began."""
+
+    seen: int
+
+
+class StepDone(Frozen, frozen=True, omit_defaults=True):
     """What a step came to. `number` counts the steps as they were begun, from 1."""
 
     number: int
     kind: StepKind
     name: str
     outcome: msgspec.Raw
+    arguments: str = ""
+    """What a tool was called with; empty for a model."""
 
 
 class Stumbled(Frozen, frozen=True):
@@ -177,6 +186,9 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
         case Kind.STEP:
             step = msgspec.json.decode(body, type=StepDone)
             return new(state, steps=(*state.steps, step), stumbles=0)
+        case Kind.READ:
+            seen = msgspec.json.decode(body, type=Read).seen
+            return new(state, begun=new(state.begun, seen=seen))
         case Kind.STUMBLED:
             return new(state, stumbles=state.stumbles + 1)
         case Kind.CANCEL:

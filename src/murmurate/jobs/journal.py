@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from murmurate.core.errors import MurmurateError, RunDivergedError
+from murmurate.core.errors import LogUnavailableError, MurmurateError, RunDivergedError
 from murmurate.core.journal import Journal, StepKind, Unkept
 from murmurate.core.ports import NEVER_MS, Claim, Done, Entry, Log, Offer, Work
 from murmurate.core.types import Delta, Frozen, Request
@@ -15,6 +15,7 @@ from murmurate.jobs.entries import (
     Failed,
     Kind,
     Nothing,
+    Read,
     StepDone,
     Stumbled,
     answer_of,
@@ -24,6 +25,8 @@ from murmurate.jobs.notices import Told, told_of
 
 DETAIL_CHARS_MAX = 500
 """How much of an error's words is kept: they may quote what a model said."""
+NOTHING = msgspec.Raw(b"null")
+"""What a step has come to that is only begun."""
 
 
 class KeptJournal:
@@ -51,7 +54,11 @@ class KeptJournal:
         self._past: Mapping[int, StepDone] = {step.number: step for step in past}
         self._numbers = 0
         self._last: list[Entry] = []
+        self._read: list[Entry] = []
+        """Up to where the session was read, until it is written with whatever comes next."""
         self.is_written = False
+        self._may_be_written = False
+        """Whether the log may have kept the beginning, although it said that it could not."""
         self.is_over = False
         self.has_advanced = False
         """Whether this attempt has done a step."""
@@ -72,31 +79,34 @@ class KeptJournal:
 
     def sees(self, seq: int) -> None:
         """Note up to which entry its session was read; see `Journal`."""
+        if self.is_written and self.seen is None:
+            self._read = [self._entry(Kind.READ, Read(seq))]
         self._begun = msgspec.structs.replace(self._begun, seen=seq)
 
-    def step(self, kind: StepKind, name: str) -> "KeptStep":
+    def step(self, kind: StepKind, name: str, arguments: str = "") -> "KeptStep":
         """Begin the next step; see `Journal`."""
         self._numbers += 1
         number = self._numbers
         past = self._past.get(number)
-        if past is not None and (past.kind, past.name) != (kind, name):
+        begun = StepDone(number, kind, name, NOTHING, arguments)
+        if past is not None and msgspec.structs.replace(past, outcome=NOTHING) != begun:
+            was, now = f"{past.kind.value} {past.name!r}", f"{kind.value} {name!r}"
             raise RunDivergedError(
-                f"step {number} of {id_of(self.claim.stream)} was {past.kind.value} {past.name!r}"
-                f" and would be {kind.value} {name!r} now: the agent, its code or its documents"
-                " have changed in between. `murmurate replay` shows where"
+                f"step {number} of {id_of(self.claim.stream)} was {was} and would be"
+                f" {now if now != was else 'that with other arguments'} now: the agent, its code"
+                " or its documents have changed in between. `murmurate replay` shows where"
             )
-        return KeptStep(self, number, kind=kind, name=name, past=past)
+        return KeptStep(self, begun, past)
 
     async def finish(self, entries: Sequence[Entry], answer: Sequence[Delta]) -> None:
         """Write the run's end, and the entries with it; see `Journal`."""
-        self.is_over = True
-        if not self.is_written and not self._last:
-            if entries:
-                await self._log.append(entries)
-            return
-        end = self._entry(Kind.FINISHED, answer_of(answer))
-        told, offers = self._told(Kind.FINISHED)
-        await self._append([*self._last, *entries, end, *told], Done(*self._place), *offers)
+        if self.is_written or self._last:
+            end = self._entry(Kind.FINISHED, answer_of(answer))
+            told, offers = self._told(Kind.FINISHED)
+            await self._append([*self._last, *entries, end, *told], Done(*self._place), *offers)
+        elif entries:
+            await self._log.append(entries)
+        self.is_over = True  # not before: whoever is cancelled here does not know what was written
 
     async def fail(self, error: MurmurateError) -> None:
         """Give the run up: whoever asked was told why."""
@@ -131,7 +141,8 @@ class KeptJournal:
 
     async def _end(self, kind: Kind, body: Frozen, work: Work, *, code: str | None = None) -> None:
         self.is_over = True
-        if self.is_written:
+        if self.is_written or self._may_be_written:
+            self.is_written = True  # if it is not, the proof that we hold it is refused
             told, offers = self._told(kind, code)
             await self._append([self._entry(kind, body), *told], work, *offers)
 
@@ -140,7 +151,8 @@ class KeptJournal:
 
     async def _append(self, entries: Sequence[Entry], *work: Work) -> None:
         if self.is_written:
-            await self._log.append(entries, fence=self.claim, work=work)
+            await self._log.append([*self._read, *entries], fence=self.claim, work=work)
+            self._read = []
             return
         self.is_written = True  # of steps side by side the first one writes the beginning
         begun = self._entry(Kind.BEGUN, self._begun)
@@ -148,8 +160,10 @@ class KeptJournal:
         held = () if work else (Offer(*self._place, QUEUE, holder=self.claim.runner),)
         try:
             await self._log.append([begun, *entries], work=held)
-        except MurmurateError:
+        except MurmurateError as error:
             self.is_written = False
+            # The answer of a PostgreSQL can be lost, and then this run is held by us.
+            self._may_be_written = bool(held) and isinstance(error, LogUnavailableError)
             raise
 
     def _entry(self, kind: Kind, body: Frozen) -> Entry:
@@ -159,15 +173,11 @@ class KeptJournal:
 class KeptStep:
     """A step of a run; see `core.journal.Step`."""
 
-    def __init__(
-        self, journal: KeptJournal, number: int, *, kind: StepKind, name: str, past: StepDone | None
-    ) -> None:
+    def __init__(self, journal: KeptJournal, begun: StepDone, past: StepDone | None) -> None:
         self._journal = journal
-        self._number = number
-        self._kind = kind
-        self._name = name
+        self._begun = begun
         self.outcome = None if past is None else bytes(past.outcome)
-        self.key = f"{id_of(journal.claim.stream)}:{number}"
+        self.key = f"{id_of(journal.claim.stream)}:{begun.number}"
 
     async def done(self, outcome: bytes) -> None:
         """Write down what the step came to."""
@@ -178,7 +188,7 @@ class KeptStep:
         self._journal.hold(self._kept(outcome))
 
     def _kept(self, outcome: bytes) -> StepDone:
-        return StepDone(self._number, self._kind, self._name, msgspec.Raw(outcome))
+        return msgspec.structs.replace(self._begun, outcome=msgspec.Raw(outcome))
 
 
 class OpenJournals:
@@ -186,19 +196,23 @@ class OpenJournals:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._open: dict[str, KeptJournal] = {}
+        self._open: dict[str, Journal] = {}
 
     def of(self, request: Request) -> Journal:
         """Return the journal of the request's run, or one that keeps nothing."""
         return self._open.get(request.id) or Unkept(request.id, self._log)
 
-    def open(self, request: Request, journal: KeptJournal) -> None:
+    def open(self, request: Request, journal: Journal) -> None:
         """Keep the request's steps there from now on."""
         self._open[request.id] = journal
 
-    def close(self, request: Request) -> None:
-        """Forget the journal of a request that is over."""
-        self._open.pop(request.id, None)
+    def close(self, request: Request, journal: Journal) -> None:
+        """Forget this journal; one that was opened for the same request meanwhile stays.
+
+        A server that was taken for dead may take its own run back while its first attempt ends.
+        """
+        if self._open.get(request.id) is journal:
+            del self._open[request.id]
 
 
 async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
@@ -209,10 +223,17 @@ async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
     await log.append([failed], fence=claim, work=[dead])
 
 
-async def put_back(log: Log, claim: Claim) -> None:
-    """Let another runner go on with a run at once: this one can't."""
+async def put_back(log: Log, claim: Claim, *, due_ms: int = 0) -> None:
+    """Let another runner go on with a run, at once or at that time: this one can't."""
     left = Entry(claim.tenant, claim.stream, Kind.LEFT.value, msgspec.json.encode(Nothing()))
-    await log.append([left], fence=claim, work=[Offer(claim.tenant, claim.stream, QUEUE)])
+    again = Offer(claim.tenant, claim.stream, QUEUE, due_ms=due_ms)
+    await log.append([left], fence=claim, work=[again])
+
+
+async def put_aside(log: Log, claim: Claim) -> None:
+    """Put a run among the dead whose stream is so damaged that it takes no entry any more."""
+    dead = Offer(claim.tenant, claim.stream, DEAD, due_ms=NEVER_MS)
+    await log.append([], fence=claim, work=[dead])
 
 
 async def put_off(log: Log, claim: Claim, due_ms: int) -> None:

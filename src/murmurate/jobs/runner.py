@@ -6,8 +6,11 @@ and are held by this runner, too.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+import msgspec
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
@@ -17,12 +20,19 @@ from murmurate.core.errors import (
     RunDeadlineError,
     RunPoisonError,
 )
-from murmurate.core.ports import Claim, EventLog, Log, Model
-from murmurate.core.types import Delta
+from murmurate.core.ports import Claim, EventLog, Log, Model, Tracer
+from murmurate.core.types import Delta, TraceRef
 from murmurate.jobs.attempts import again_ms, is_poison
 from murmurate.jobs.deadlines import in_time
 from murmurate.jobs.entries import QUEUE, RunState, RunStatus, folded, id_of, stream_of
-from murmurate.jobs.journal import KeptJournal, OpenJournals, give_up, put_back, strike_off
+from murmurate.jobs.journal import (
+    KeptJournal,
+    OpenJournals,
+    give_up,
+    put_aside,
+    put_back,
+    strike_off,
+)
 from murmurate.jobs.vigil import LOOK_S, RENEW_S, Watch, looked, stood_still
 
 CLAIM_POLL_S = 0.2
@@ -31,9 +41,14 @@ AT_A_TIME_MAX = 64
 """Runs that one server works on beside those that clients wait for."""
 LEFT_MAX = 10_000
 """Ends of runs to be written once the log can be. What is beyond waits for a revocation."""
+LEFT_AT_ONCE = 256
+"""So many of them are tried again with each beat: they share commits, and leave room for others."""
+UNREAD_PAUSE_MS = 1000
+"""A run that can't be read now is left alone so long: each try writes an entry."""
 
 _Place = tuple[str, str]
 _Step = Callable[[], Awaitable[None]]
+_T = TypeVar("_T")
 
 
 class Runner:
@@ -47,6 +62,7 @@ class Runner:
         name: str,
         log: Log,
         clock: Clock,
+        tracer: Tracer,
         events: EventLog,
         at_a_time: int = AT_A_TIME_MAX,
     ) -> None:
@@ -55,13 +71,21 @@ class Runner:
         self._journals = journals
         self._log = log
         self._clock = clock
+        self._tracer = tracer
         self._events = events
         self._at_a_time = at_a_time
         self._tasks: dict[_Place, asyncio.Task[None]] = {}
         self._stops: dict[_Place, Callable[[], None]] = {}
         self._cancelled: set[_Place] = set()
         self._left: dict[_Place, tuple[Claim, _Step]] = {}
-        self._endings: set[asyncio.Task[bool]] = set()
+        self._late: set[_Place] = set()
+        """Those of which it was said that their ends could not be written yet."""
+        self._unheard: set[_Place] = set()
+        """Runs with news that could not be read yet."""
+        self._is_deaf = False
+        """Whether news may have been lost on the way: we were handed it, and did not get it."""
+        self._aside: set[asyncio.Task[Any]] = set()
+        """What is done beside everything else: ends to be written, news to be read."""
         self._wake = asyncio.Event()
         self._watch = Watch({}, clock.now_s())
         self._stopping = False
@@ -100,7 +124,7 @@ class Runner:
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._endings, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._aside, return_exceptions=True)
         with suppress(MurmurateError):  # then the others see it stand still
             await self._log.revoke(self.name)
 
@@ -125,37 +149,37 @@ class Runner:
     async def end(self, claim: Claim, write: _Step) -> bool:
         """Write what becomes of a run; where the log can't now, as soon as it can.
 
-        Returns whether it is decided: written, or another runner's business by now.
+        Returns whether it is decided: written, or another runner's business by now. It goes on
+        when whoever waits for it is cancelled: a run that nobody ends is held for ever.
         """
-        try:
-            await write()
-        except FencedError:
-            return True
-        except MurmurateError as error:
-            self._events.event("runs.not_ended", code=error.code, detail=error.detail)
-            if len(self._left) < LEFT_MAX:
-                self._left[claim.tenant, claim.stream] = (claim, write)
-            return False
-        return True
+        return await asyncio.shield(self._do_aside(self._end(claim, write)))
 
     def end_soon(self, claim: Claim, write: _Step) -> None:
         """Write what becomes of a run, without keeping anybody waiting for it."""
-        ending = asyncio.create_task(self.end(claim, write))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        self._do_aside(self._end(claim, write))
 
     async def live(self) -> None:
-        """Renew once; look into what we were nudged about; write the ends that were left."""
-        renewal = await self._log.renew(self.name)
+        """Renew once; look into what we were nudged about; write the ends that were left.
+
+        It waits for nothing but its own beat: who waits too long is taken for dead.
+        """
+        try:
+            renewal = await self._log.renew(self.name)
+        except MurmurateError:
+            self._is_deaf = True
+            raise
         if not renewal.known and self._tasks:  # we were taken for dead: others have all of it
             self._events.event("runs.revoked", runner=self.name, runs=len(self._tasks))
             for task in self._tasks.values():
                 task.cancel()
-        for tenant, stream in renewal.nudged:
-            await self._look_into(tenant, stream)
-        left, self._left = self._left, {}
-        for claim, write in left.values():
-            await self.end(claim, write)
+        news = self._unheard.union(renewal.nudged)
+        if self._is_deaf:
+            news |= self._tasks.keys() | self._stops.keys()
+        self._unheard, self._is_deaf = set(), False
+        for tenant, stream in news:
+            self._do_aside(self._look_into(tenant, stream))
+        for place in list(self._left)[:LEFT_AT_ONCE]:
+            self.end_soon(*self._left.pop(place))
 
     async def watch(self) -> None:
         """Look at the others' beats once; revoke who stands still."""
@@ -181,6 +205,31 @@ class Runner:
         """Return what is known of a run. `LogCorruptError`: its entries are damaged."""
         async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
             return folded(run_id, [stored async for stored in entries])
+
+    def _do_aside(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+        return task
+
+    async def _end(self, claim: Claim, write: _Step) -> bool:
+        place = (claim.tenant, claim.stream)
+        try:
+            try:
+                await write()
+            except LogCorruptError:
+                await put_aside(self._log, claim)
+        except FencedError:
+            pass
+        except MurmurateError as error:
+            if place not in self._late:
+                self._events.event("runs.not_ended", code=error.code, detail=error.detail)
+            if place in self._left or len(self._left) < LEFT_MAX:
+                self._left[place] = (claim, write)
+                self._late.add(place)
+            return False
+        self._late.discard(place)
+        return True
 
     async def _for_ever(self, step: _Step, pause: _Step) -> None:
         failed = False
@@ -211,7 +260,14 @@ class Runner:
 
     async def _look_into(self, tenant: str, stream: str) -> None:
         """End a run of ours that somebody has cancelled."""
-        if not (await self.read(tenant, id_of(stream))).cancel_asked:
+        try:
+            asked = (await self.read(tenant, id_of(stream))).cancel_asked
+        except LogCorruptError:
+            return  # whoever works on it finds that, too
+        except MurmurateError:
+            self._unheard.add((tenant, stream))
+            return
+        if not asked:
             return
         if (stop := self._stops.get((tenant, stream))) is not None:
             stop()
@@ -228,8 +284,14 @@ class Runner:
             await self.end(claim, lambda damage=damage: give_up(log, claim, damage))
             return
         except MurmurateError:
-            await self.end(claim, lambda: put_back(log, claim))
+            later_ms = self._clock.unix_ms() + UNREAD_PAUSE_MS
+            await self.end(claim, lambda: put_back(log, claim, due_ms=later_ms))
             return
+        except (
+            asyncio.CancelledError
+        ):  # cancelled before it was begun: the next one to look sees it
+            await self.end(claim, lambda: put_back(log, claim))
+            raise
         journal = KeptJournal.taken_over(log, claim, state.begun, state.steps, ends=state.ends)
         lost = claim.epoch - state.epoch_last - 1
         if state.status is not RunStatus.UNDER_WAY:
@@ -246,10 +308,15 @@ class Runner:
         """Answer the run's request; what its journal knows is not done again."""
         request, claim = state.begun.request, journal.claim
         self._journals.open(request, journal)
+        # In the trace of whoever asked, but a root of its own: the one of the request has ended.
+        trace, tenant = TraceRef(request.trace.trace_id), request.tenant
+        facts = {"run": state.id, "epoch": claim.epoch}
         try:
             async with in_time(state.begun.deadline_ms, now_ms=self._clock.unix_ms()):
-                async with aclosing(self._below.answer(request)) as deltas:
-                    answer: list[Delta] = [delta async for delta in deltas]
+                with self._tracer.span(trace, "run", tenant=tenant, **facts) as span:
+                    work = msgspec.structs.replace(request, trace=span.ref)
+                    async with aclosing(self._below.answer(work)) as deltas:
+                        answer: list[Delta] = [delta async for delta in deltas]
                 if not journal.is_over:
                     await journal.finish([], answer)
         except FencedError:
@@ -267,7 +334,7 @@ class Runner:
             what = MurmurateError(f"fault: {type(fault).__name__}: {fault}")
             await self._stumbled(journal, state, what)
         finally:
-            self._journals.close(request)
+            self._journals.close(request, journal)
 
     async def _stumbled(self, journal: KeptJournal, state: RunState, error: MurmurateError) -> None:
         """Try again later, or give the run up."""

@@ -164,7 +164,7 @@ class Runs:
                 ) from error
             raise
         finally:
-            self._journals.close(request)
+            self._journals.close(request, journal)
             self._runner.drops(claim)
             if journal.is_written and not journal.is_over:
                 self._leave(journal)

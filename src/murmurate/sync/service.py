@@ -8,7 +8,7 @@ import msgspec
 from murmurate.core.clock import Clock
 from murmurate.core.errors import NotFoundError
 from murmurate.core.ids import Ids
-from murmurate.core.journal import Journals
+from murmurate.core.journal import Journal, Journals
 from murmurate.core.ports import Entry, Log, Model, Tracer
 from murmurate.core.types import Delta, Finished, Message, Request, Role, SessionRef
 from murmurate.sync.entries import (
@@ -68,7 +68,7 @@ class Sessions:
             async for delta in deltas:
                 answer.append(delta)
                 if isinstance(delta, Finished):
-                    await self._store(request, session, stored, answer)
+                    await self._store(request, journal, stored, answer)
                 yield delta
 
     async def history(self, tenant: str, session: SessionRef) -> list[SessionMessage]:
@@ -103,14 +103,17 @@ class Sessions:
     async def _store(
         self,
         request: Request,
-        session: SessionRef,
+        journal: Journal,
         stored: Sequence[SessionMessage],
         answer: Sequence[Delta],
     ) -> None:
         """Append the fresh messages and the answer together, with the end of the run if it is one.
 
-        A turn is kept whole or not at all.
+        A turn is kept whole or not at all. `journal` is the one with which it was begun: another
+        attempt at the same run may have its own by now, and this one's must be refused.
         """
+        assert request.session is not None
+        stream = stream_of(request.session.id)
         turn = self._ids.new("turn")
         said = [
             *added(stored, request.messages),
@@ -127,6 +130,6 @@ class Sessions:
                 self._ids.new("msg"), hlc, turn, after, message.role, message.parts, citations
             )
             after = kept.id
-            entries.append(Entry(request.tenant, stream_of(session.id), KIND, encode(kept)))
+            entries.append(Entry(request.tenant, stream, KIND, encode(kept)))
         with self._tracer.span(request.trace, "store", entries=len(entries)):
-            await self._journals.of(request).finish(entries, answer)
+            await journal.finish(entries, answer)

@@ -104,6 +104,7 @@ async def main(message: ServerBoot, words: Words) -> None:
     ]
     if message.number == 0:
         work += [service.platform.follow(), service.platform.examine_log()]
+        work.append(service.retention.keep_up())
     tasks = [asyncio.create_task(each) for each in work]
     try:
         await server.serve(sockets=[listening])
@@ -155,7 +156,7 @@ async def composed(message: ServerBoot) -> compose.Service:
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
     place = compose.Place(state, message.runner, message.number)
-    outside = compose.outside(message.config, place, workers)
+    outside = await compose.outside(message.config, place, workers)
     opened = await compose.open_keys(
         outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
     )

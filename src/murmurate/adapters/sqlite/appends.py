@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from murmurate.adapters.sqlite.format import entry_checksum
+from murmurate.adapters.log_checksums import entry_checksum
 from murmurate.adapters.sqlite.queries import Head, intact_head, put_heads
 from murmurate.core.errors import FencedError, LogConflictError, LogCorruptError
 from murmurate.core.ports import Claim, Entry

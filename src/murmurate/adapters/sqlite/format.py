@@ -5,8 +5,8 @@ forgotten, and of the snapshot (0: none). So whatever is missing can be told, an
 """
 
 import sqlite3
-import zlib
 
+from murmurate.adapters.log_checksums import head_checksum
 from murmurate.adapters.sqlite.database import Schema
 
 ENTRY_COLUMNS = 9
@@ -34,28 +34,12 @@ _WORK = (
         WHERE runner IS NULL AND due = 0""",
     "CREATE INDEX work_due ON work (queue, due) WHERE runner IS NULL AND due > 0",
     "CREATE INDEX work_held ON work (runner, nudged) WHERE runner IS NOT NULL",
-    "CREATE INDEX work_claimed ON work (queue, priority, turn) WHERE runner IS NOT NULL",
     "CREATE INDEX work_turn ON work (queue, priority, tenant, turn)",
+    """CREATE TABLE lane (
+        queue TEXT NOT NULL, priority INTEGER NOT NULL, served INTEGER NOT NULL,
+        PRIMARY KEY (queue, priority)) WITHOUT ROWID""",
     "CREATE TABLE runner (name TEXT NOT NULL PRIMARY KEY, beat INTEGER NOT NULL) WITHOUT ROWID",
 )
-
-
-def entry_checksum(fields: tuple[bytes, bytes, int, int, bytes, int], body: bytes) -> int:
-    """Return the CRC of an entry or snapshot: of tenant, stream, seq, epoch, kind, at and body.
-
-    Raises:
-        TypeError: A field is of another type, which only damage can bring about.
-    """
-    return zlib.crc32(body, zlib.crc32(b"%b\0%b\0%d\0%d\0%b\0%d\0" % fields))
-
-
-def head_checksum(key: tuple[bytes, bytes], seq: int, first: int, snapshot: int) -> int:
-    """Return the CRC of a head.
-
-    Raises:
-        TypeError: A field is of another type, which only damage can bring about.
-    """
-    return zlib.crc32(b"%b\0%b\0%d\0%d\0%d\0" % (*key, seq, first, snapshot))
 
 
 def heads_with_checksums(db: sqlite3.Connection) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
+from murmurate.adapters.log_checksums import entry_checksum, head_checksum
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
 from murmurate.adapters.sqlite.database import reading
-from murmurate.adapters.sqlite.format import entry_checksum, head_checksum
 from murmurate.core.errors import LogConflictError, LogCorruptError
 from murmurate.core.ports import SNAPSHOT, Stored
 from murmurate.core.types import Frozen
@@ -148,11 +148,11 @@ def page(db: sqlite3.Connection, tenant: str, stream: str, after: int, *, beginn
             break
         entries.append(stored)
         following += 1
-    damage = _missing(key, following, head, behind=behind, damage=damage)
+    damage = missing(key, following, head, behind=behind, damage=damage)
     return Page(tuple(entries), more=following <= head.seq, damage=damage)
 
 
-def _missing(
+def missing(
     key: tuple[str, str],
     following: int,
     head: Head,

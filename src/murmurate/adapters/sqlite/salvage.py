@@ -8,16 +8,11 @@ from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 
+from murmurate.adapters.log_checksums import entry_checksum, head_checksum
 from murmurate.adapters.sqlite.copies import check_room
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
 from murmurate.adapters.sqlite.database import open_writer, translated
-from murmurate.adapters.sqlite.format import (
-    ENTRY_COLUMNS,
-    SCHEMA,
-    SNAPSHOT_COLUMNS,
-    entry_checksum,
-    head_checksum,
-)
+from murmurate.adapters.sqlite.format import ENTRY_COLUMNS, SCHEMA, SNAPSHOT_COLUMNS
 from murmurate.adapters.sqlite.pages import Pages, Row, Value
 from murmurate.adapters.sqlite.queries import Head, keep_damage, put_head, rows_of
 from murmurate.core.ports import SNAPSHOT

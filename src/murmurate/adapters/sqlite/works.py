@@ -14,10 +14,9 @@ from murmurate.core.ports import Claim, Done, Nudge, Offer, Renewal, Work, WorkI
 
 _HOLDER = "SELECT runner, epoch FROM work WHERE tenant = ? AND stream = ?"
 _LAST_TURN = "SELECT max(turn) FROM work WHERE queue = ? AND priority = ? AND tenant = ?"
-_LAST_CLAIMED = """SELECT max(turn) FROM work
-    WHERE queue = ? AND priority = ? AND runner IS NOT NULL"""
-_FIRST_READY = """SELECT min(turn) - 1 FROM work
-    WHERE queue = ? AND priority = ? AND runner IS NULL AND due = 0"""
+_SERVED = "SELECT served FROM lane WHERE queue = ? AND priority = ?"
+_SERVE = """INSERT INTO lane VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET served = max(served, excluded.served)"""
 _NEW = "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"
 _PUT_BACK = """UPDATE work SET queue = ?, priority = ?, due = iif(nudged, 0, ?), runner = NULL,
     nudged = 0 WHERE tenant = ? AND stream = ?"""
@@ -27,7 +26,7 @@ _DONE = "DELETE FROM work WHERE tenant = ? AND stream = ?"
 _ANY_DUE = """SELECT EXISTS (SELECT 1 FROM work WHERE queue = ?1 AND runner IS NULL AND due = 0)
     OR EXISTS (SELECT 1 FROM work WHERE queue = ?1 AND runner IS NULL AND due > 0 AND due <= ?2)"""
 _NOW_DUE = "UPDATE work SET due = 0 WHERE queue = ? AND runner IS NULL AND due > 0 AND due <= ?"
-_READY = """SELECT tenant, stream, epoch FROM work
+_READY = """SELECT tenant, stream, epoch, priority, turn FROM work
     WHERE queue = ? AND runner IS NULL AND due = 0 ORDER BY priority DESC, turn LIMIT ?"""
 _TAKE = "UPDATE work SET runner = ?, epoch = ?, nudged = 0 WHERE tenant = ? AND stream = ?"
 _ENLISTED = "SELECT beat FROM runner WHERE name = ?"
@@ -69,11 +68,13 @@ def claim(
     if not rows_of(db, _ENLISTED, (runner,)):
         return []
     db.execute(_NOW_DUE, (queue, now_ms))
-    claims: list[Claim] = []
-    for tenant, stream, epoch in rows_of(db, _READY, (queue, limit)):
-        db.execute(_TAKE, (runner, epoch + 1, tenant, stream))
-        claims.append(Claim(tenant, stream, queue, runner, epoch + 1))
-    return claims
+    ready = rows_of(db, _READY, (queue, limit))
+    db.executemany(_TAKE, [(runner, epoch + 1, *place) for *place, epoch, _, _ in ready])
+    served = {priority: turn for *_, priority, turn in ready}
+    db.executemany(_SERVE, [(queue, *lane) for lane in served.items()])
+    return [
+        Claim(tenant, stream, queue, runner, epoch + 1) for tenant, stream, epoch, _, _ in ready
+    ]
 
 
 def renew(db: sqlite3.Connection, runner: str) -> Renewal:
@@ -132,9 +133,11 @@ def _change(db: sqlite3.Connection, change: Work, fence: Claim | None) -> None:
     if isinstance(change, Nudge):
         db.execute(_NUDGE, place)
         return
-    found = _holder(db, change)
-    own = fence is not None and place == (fence.tenant, fence.stream)
-    if found is not None and found[0] is not None and not own:
+    if fence is not None and place == (fence.tenant, fence.stream):
+        found = (None, fence.epoch)  # its fence holds: nobody else has it
+    else:
+        found = _holder(db, change)
+    if found is not None and found[0] is not None:
         raise FencedError(f"{change.stream} is held by {found[0]}")
     match change:
         case Done():
@@ -150,16 +153,13 @@ def _change(db: sqlite3.Connection, change: Work, fence: Claim | None) -> None:
 
 
 def _offer(db: sqlite3.Connection, offer: Offer) -> None:
-    """Write new work behind the last turn of its tenant, or of whoever was served last."""
+    """Write new work behind the last turn of its tenant, or behind the one served last."""
     if offer.holder is not None and not rows_of(db, _ENLISTED, (offer.holder,)):
         raise FencedError(f"{offer.holder} is not enlisted, or was revoked")
     lane = (offer.queue, offer.priority)
-    turns = [
-        rows_of(db, _LAST_TURN, (*lane, offer.tenant))[0][0],
-        rows_of(db, _LAST_CLAIMED, lane)[0][0],
-        rows_of(db, _FIRST_READY, lane)[0][0],
-    ]
-    turn = max(last or 0 for last in turns) + 1
+    [(last,)] = rows_of(db, _LAST_TURN, (*lane, offer.tenant))
+    served = rows_of(db, _SERVED, lane)
+    turn = max(last or 0, served[0][0] if served else 0) + 1
     epoch = 0 if offer.holder is None else 1
     held = (offer.holder, epoch)
     db.execute(_NEW, (offer.tenant, offer.stream, *lane, turn, offer.due_ms, *held))

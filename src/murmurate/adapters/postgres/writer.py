@@ -1,0 +1,290 @@
+"""Group commit on PostgreSQL: whatever waits while a commit is on its way goes with the next one.
+
+One task of each server owns one connection. It takes all jobs that wait into one transaction; all
+appends that follow each other are written by the same few statements.
+
+Why no tail misses a commit, although several servers write: each transaction takes the same
+advisory lock before its first statement, and holds it until it is committed and seen by all. So
+there is one writer at a time over all servers, positions are drawn (by a sequence without cache)
+inside the lock, and become visible in their order, never one below another.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from enum import Enum
+from itertools import groupby
+from typing import Any, TypeVar
+
+import asyncpg
+
+from murmurate.adapters.postgres.database import (
+    LOST,
+    Connection,
+    Database,
+    is_of_the_server,
+    newer,
+    roll_back,
+)
+from murmurate.adapters.postgres.format import BOUNDS, VERSION, lock
+from murmurate.adapters.postgres.readers import hang_up
+from murmurate.adapters.postgres.writes import Appending, Writes
+from murmurate.core.clock import Clock
+from murmurate.core.errors import LogUnavailableError, MurmurateError
+
+WAITING_BYTES_MAX = 256 * 1024 * 1024
+"""Beside the number of waiting jobs, their size is bounded: bodies wait in memory."""
+BATCH_BYTES_MAX = 32 * 1024 * 1024
+"""Beside their number, what goes into one commit is bounded: PostgreSQL holds a statement whole."""
+PATIENCE_S = 3.0
+"""How long a writer that has lost its server keeps its jobs waiting; then it refuses at once."""
+RETRY_S = (0.05, 2.0)
+"""Between attempts to connect: at first, and at most."""
+
+_T = TypeVar("_T")
+Deed = Callable[[Connection], Awaitable[_T]]
+"""Writes something, and raises errors of ours only while it has written nothing."""
+
+
+class _Job:
+    """An append or another piece of writing, and who waits for it."""
+
+    __slots__ = ("error", "future", "size_bytes", "value", "work")
+
+    def __init__(
+        self, work: Appending | Deed[Any], future: asyncio.Future[Any], size_bytes: int
+    ) -> None:
+        self.work = work
+        self.future = future
+        self.size_bytes = size_bytes
+        self.value: Any = None
+        self.error: Exception | None = None
+
+
+class _Step(Enum):
+    """How far a transaction has come."""
+
+    BEGIN = "begin"
+    PERFORM = "perform"
+    COMMIT = "commit"
+
+
+class GroupWriter:
+    """Writes from one event loop, many jobs a commit. `committed` is called after each of them."""
+
+    def __init__(
+        self,
+        database: Database,
+        connection: Connection,
+        *,
+        clock: Clock,
+        queue_max: int,
+        batch_max: int,
+        committed: Callable[[], None],
+    ) -> None:
+        """`connection` belongs to the writer from now on."""
+        self._database = database
+        self._connection: Connection | None = connection
+        self._clock = clock
+        self._queue_max = queue_max
+        self._batch_max = batch_max
+        self._committed = committed
+        self._writes = Writes(database)
+        # The division fails where the format is another one: the servers of a newer version may
+        # have changed it under us, and each statement of these sees what was committed before it.
+        guard = database.sql(f"SELECT 1 / (format = {VERSION})::int FROM log.about")  # noqa: S608
+        self._begin = f"BEGIN; {BOUNDS}; {lock(database)}; {guard}"
+        self._jobs: deque[_Job] = deque()
+        self._news = asyncio.Event()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._closed = False
+        self._down_since_s: float | None = None
+        self._next_try_s = 0.0
+        self._pause_s = RETRY_S[0]
+        self._why_down: LogUnavailableError | None = None
+        self._task = asyncio.create_task(self._run(), name=f"write {database.name}")
+
+    async def do(self, work: Appending | Deed[Any], *, size_bytes: int = 0) -> Any:  # noqa: ANN401
+        """Return the seqs of an append, or what a deed returned, once it is committed.
+
+        A deed may run again when a transaction is lost, so it only touches the connection.
+
+        Raises:
+            LogUnavailableError: Too much waits already, or the server is not there. The message
+                says so where the connection was lost in a commit: whether it was written is open.
+        """
+        if self._closed:
+            raise LogUnavailableError(f"{self._database.name} is closed")
+        if self._waiting >= self._queue_max or self._waiting_bytes > WAITING_BYTES_MAX:
+            raise LogUnavailableError(
+                f"{self._waiting} writes to {self._database.name} wait already, with"
+                f" {self._waiting_bytes} bytes; retry after 1 s",
+                retry_s=1.0,
+            )
+        job = _Job(work, asyncio.get_running_loop().create_future(), size_bytes)
+        self._waiting += 1
+        self._waiting_bytes += size_bytes
+        self._jobs.append(job)
+        self._news.set()
+        return await job.future
+
+    async def close(self) -> None:
+        """Commit what was accepted, end the task, close the connection."""
+        self._closed = True
+        self._news.set()
+        await asyncio.shield(self._task)
+        if self._connection is not None:
+            await hang_up(self._connection)
+            self._connection = None
+
+    async def _run(self) -> None:
+        while True:
+            batch = self._next_batch()
+            if batch:
+                await self._commit(batch)
+                self._answer(batch)
+            elif self._closed:
+                return
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    def _next_batch(self) -> list[_Job]:
+        batch: list[_Job] = []
+        size_bytes = 0
+        while self._jobs and len(batch) < self._batch_max:
+            size_bytes += self._jobs[0].size_bytes
+            if batch and size_bytes > BATCH_BYTES_MAX:
+                break
+            batch.append(self._jobs.popleft())
+        return batch
+
+    async def _commit(self, jobs: Sequence[_Job], *, again: bool = True) -> None:
+        """Run the jobs in one transaction. If that is refused, find the culprit by halving.
+
+        What is lost before its commit was sent was not written, and is tried once more.
+        """
+        try:
+            connection = await self._connected()
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits: the task must live
+            _fail(jobs, error)
+            return
+        step = _Step.BEGIN
+        try:
+            await connection.execute(self._begin)
+            step = _Step.PERFORM
+            await self._perform(connection, jobs)
+            step = _Step.COMMIT
+            done = await connection.execute("COMMIT")
+            if done != "COMMIT":  # what PostgreSQL answers where it has rolled back instead
+                _fail(jobs, LogUnavailableError(f"{self._database.name}: nothing was written"))
+        except LOST as cause:
+            connection.terminate()
+            self._connection = None
+            if step is _Step.COMMIT:
+                _fail(jobs, self._unknown(cause))
+            elif again:
+                await self._commit(jobs, again=False)
+            else:
+                _fail(jobs, self._not_written(cause))
+        except Exception as cause:  # noqa: BLE001 - it goes to whoever waits: the task must live
+            await roll_back(connection)
+            if len(jobs) == 1 or step is not _Step.PERFORM or is_of_the_server(cause):
+                _fail(jobs, self._not_written(cause))
+                return
+            middle = len(jobs) // 2
+            await self._commit(jobs[:middle])
+            await self._commit(jobs[middle:])
+
+    async def _perform(self, connection: Connection, jobs: Sequence[_Job]) -> None:
+        for _, group in groupby(jobs, key=lambda job: isinstance(job.work, Appending)):
+            some = list(group)
+            appends = [job.work for job in some if isinstance(job.work, Appending)]
+            if appends:
+                outcomes = await self._writes.append(connection, appends)
+                for job, outcome in zip(some, outcomes, strict=True):
+                    _settle(job, outcome)
+                continue
+            for job in some:
+                assert not isinstance(job.work, Appending)
+                try:
+                    _settle(job, await job.work(connection))
+                except MurmurateError as error:
+                    _settle(job, error)
+
+    async def _connected(self) -> Connection:
+        """Return the connection; a new one, with patience, where it was lost.
+
+        Raises:
+            LogUnavailableError: The server is not there.
+        """
+        while self._connection is None or self._connection.is_closed():
+            now_s = self._clock.now_s()
+            if self._why_down is not None and now_s < self._next_try_s:
+                if not self._is_patient(now_s):
+                    raise self._why_down
+                await self._clock.sleep(self._next_try_s - now_s)
+            try:
+                self._connection = await self._database.connect()
+            except LogUnavailableError as error:
+                now_s = self._clock.now_s()
+                if self._down_since_s is None:
+                    self._down_since_s = now_s
+                self._why_down = error
+                self._next_try_s = now_s + self._pause_s
+                self._pause_s = min(self._pause_s * 2, RETRY_S[1])
+                if error.retry_s is None or not self._is_patient(now_s):
+                    raise
+        self._down_since_s = self._why_down = None
+        self._pause_s = RETRY_S[0]
+        return self._connection
+
+    def _is_patient(self, now_s: float) -> bool:
+        return self._down_since_s is None or now_s - self._down_since_s < PATIENCE_S
+
+    def _unknown(self, cause: Exception) -> LogUnavailableError:
+        detail = self._database.translate(cause)
+        return LogUnavailableError(
+            f"{detail.detail} (in the middle of a commit: whether this was written is not known;"
+            " read the stream before you append it again, with the head that you expect)"
+        )
+
+    def _not_written(self, cause: Exception) -> Exception:
+        if not isinstance(cause, (asyncpg.PostgresError, *LOST)):
+            return cause
+        if isinstance(cause, asyncpg.DivisionByZeroError):
+            return newer(self._database.name)
+        error = self._database.translate(cause)
+        if type(error) is LogUnavailableError:
+            return LogUnavailableError(
+                f"{error.detail}; nothing was written", retry_s=error.retry_s
+            )
+        return error
+
+    def _answer(self, batch: Sequence[_Job]) -> None:
+        self._waiting -= len(batch)
+        for job in batch:
+            self._waiting_bytes -= job.size_bytes
+            if job.future.done():  # its caller was cancelled; what is committed stays
+                continue
+            with suppress(asyncio.InvalidStateError):
+                if job.error is None:
+                    job.future.set_result(job.value)
+                else:
+                    job.future.set_exception(job.error)
+        self._committed()
+
+
+def _settle(job: _Job, outcome: object) -> None:
+    job.value, job.error = None, None
+    if isinstance(outcome, MurmurateError):
+        job.error = outcome
+    else:
+        job.value = outcome
+
+
+def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    for job in jobs:
+        job.value, job.error = None, error

@@ -1,0 +1,85 @@
+"""Forgets runs that ended long ago: a log that only grows fills its disk one day."""
+
+from collections.abc import Callable, Collection
+from contextlib import aclosing
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import MurmurateError
+from murmurate.core.ids import first_of
+from murmurate.core.ports import Done, EventLog, Log
+from murmurate.jobs.entries import Kind, id_of, stream_of
+from murmurate.jobs.notices import notice_stream
+
+LOOK_S = 3600.0
+ENDS = {Kind.FINISHED.value, Kind.FAILED.value, Kind.CANCELLED.value}
+
+
+class Retention:
+    """Forgets the runs of all tenants that began `kept_s` ago and have ended.
+
+    One that is under way or waits stays, however old; one that was given up goes like the others.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        clock: Clock,
+        events: EventLog,
+        kept_s: float,
+        tenants: Callable[[], Collection[str]],
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._events = events
+        self._kept_ms = int(kept_s * 1000)
+        self._tenants = tenants
+
+    async def keep_up(self) -> None:
+        """Look once an hour, until cancelled."""
+        while True:
+            try:
+                if forgotten := await self.look():
+                    self._events.event("runs.forgotten", runs=forgotten)
+            except MurmurateError as error:
+                self._events.event("runs.log", code=error.code, detail=error.detail)
+            await self._clock.sleep(LOOK_S)
+
+    async def look(self) -> int:
+        """Forget what is old enough; return how many runs that were."""
+        end = stream_of(first_of("run", self._clock.unix_ms() - self._kept_ms))
+        forgotten = 0
+        for tenant in sorted(self._tenants()):
+            for name, head in await self._older(tenant, end):
+                if await self._has_ended(tenant, name, head):
+                    # Nobody may resume it between the look and the end of it.
+                    unchanged = {(tenant, name): head}
+                    await self._forget_notices(tenant, id_of(name))
+                    await self._log.append([], expected=unchanged, work=[Done(tenant, name)])
+                    await self._log.forget(tenant, name)
+                    forgotten += 1
+        return forgotten
+
+    async def _forget_notices(self, tenant: str, run_id: str) -> None:
+        """Forget what the world was told of a run's ends, and what nobody wanted to hear."""
+        async with aclosing(self._log.streams(tenant, notice_stream(run_id, 0))) as streams:
+            notices = [info.stream async for info in streams]
+        for stream in notices:
+            await self._log.append([], work=[Done(tenant, stream)])
+            await self._log.forget(tenant, stream)
+
+    async def _older(self, tenant: str, end: str) -> list[tuple[str, int]]:
+        """Return the tenant's runs that began before that, with their last seqs."""
+        found: list[tuple[str, int]] = []
+        async with aclosing(self._log.streams(tenant, stream_of(""))) as streams:
+            async for info in streams:
+                if info.stream >= end:
+                    break
+                found.append((info.stream, info.head))
+        return found
+
+    async def _has_ended(self, tenant: str, name: str, head: int) -> bool:
+        """Tell whether the run's last word is its end: where it was resumed, it is not."""
+        async with aclosing(self._log.read(tenant, name, after=head - 1)) as entries:
+            last = await anext(entries, None)
+        return last is not None and last.kind in ENDS
