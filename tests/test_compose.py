@@ -139,6 +139,7 @@ def platform(
     well: bool = True,
     failures: int = 0,
     embedder: Any = None,
+    leads: bool = True,
     troubles: Callable[[], Mapping[str, Trouble]] = dict,
 ) -> tuple[compose.Platform, FakeClock, RecordingLog]:
     clock = FakeClock()
@@ -148,6 +149,7 @@ def platform(
         clock=clock,
         ids=ids,
         runner="server",
+        leads=leads,
         log=MemoryLog(clock=clock),
         tracer=Recorder(clock=clock, ids=ids, sink=lambda _: None),
         traces=NoTraces(),
@@ -384,6 +386,15 @@ def test_an_agents_answer_is_cached_under_the_version_of_its_documents() -> None
     assert compose.agent_policy(CONFIG, documents, clerk) == f"{clerk.tenant}:docs@1"
     assert compose.agent_policy(CONFIG, documents, poet) is None
     assert compose.agent_policy(CONFIG, documents, plain) is None
+
+
+def test_a_server_beside_the_first_one_waits_for_no_documents() -> None:
+    async def story() -> None:
+        service, _, _ = platform(leads=False)
+        readiness = await service.readiness()
+        assert (readiness.ready, readiness.parts["documents docs"]) == (True, "ready")
+
+    asyncio.run(story())
 
 
 def test_it_is_ready_when_the_engines_are_well_and_the_documents_are_read() -> None:

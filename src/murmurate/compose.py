@@ -146,6 +146,8 @@ class Outside:
     ids: Ids
     runner: str
     """The name under which this server holds work; no other life of it has the same."""
+    leads: bool = True
+    """Whether it looks after the documents: of servers side by side, the first one does."""
     log: Log
     tracer: Tracer
     traces: Traces
@@ -513,7 +515,8 @@ class Platform:
         self._began_s = outside.clock.now_s()
         self._healthy: dict[str, bool] = {}
         self._healthy_until_s = 0.0
-        self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, NOT_READ)
+        begins = NOT_READ if outside.leads else READY
+        self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, begins)
 
     def chat_models(self, tenant: str) -> Sequence[str]:
         """Return agents first, then models; no agent that answers from what is not the tenant's."""
@@ -811,6 +814,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         clock=clock,
         ids=ids,
         runner=place.runner,
+        leads=place.number == 0,
         log=log,
         tracer=tracer,
         traces=telemetry,

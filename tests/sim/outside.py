@@ -105,6 +105,10 @@ class Disk:
         """Return every runner's beats; see `Log`."""
         return await self._kept.beats()
 
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        return await self._kept.held(runner)
+
     def work(self, tenant: str, queue: str, *, after: str = "") -> AsyncGenerator[WorkInfo]:
         """Yield the tenant's work; see `Log`."""
         return self._kept.work(tenant, queue, after=after)

@@ -152,6 +152,11 @@ class MemoryLog:
         self._check_open()
         return dict(self._board.beats)
 
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        self._check_open()
+        return self._board.held(runner)
+
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
         """Take everything from a runner; see `Log`."""
         self._check_open()

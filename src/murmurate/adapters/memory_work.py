@@ -81,6 +81,14 @@ class Board:
             self._pieces[key] = replace(self._pieces[key], nudged=False)
         return Renewal(known, tuple(sorted(nudged)))
 
+    def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds."""
+        return [
+            Claim(*key, piece.offer.queue, runner, piece.epoch)
+            for key, piece in sorted(self._pieces.items())
+            if piece.runner == runner
+        ]
+
     def revoke(self, runner: str, beat: int | None) -> bool:
         """Take everything from a runner, unless it has beaten since."""
         if runner not in self.beats or beat not in (None, self.beats[runner]):

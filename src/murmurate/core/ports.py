@@ -263,6 +263,13 @@ class Log(Protocol):
         """Return every runner's count of renewals."""
         ...
 
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds, in the order of tenants and streams.
+
+        The answer to a claim can be lost on the way: then only this tells what was claimed.
+        """
+        ...
+
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
         """Take everything from a runner, to be claimed by others; its fences hold no more.
 

@@ -6,6 +6,7 @@ and are held by this runner, too.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -39,6 +40,8 @@ CLAIM_POLL_S = 0.2
 """How often to look for what another server has offered; our own offers wake us at once."""
 AT_A_TIME_MAX = 64
 """Runs that one server works on beside those that clients wait for."""
+COUNT_EVERY_S = 5.0
+"""How often to ask the log what we hold."""
 LEFT_MAX = 10_000
 """Ends of runs to be written once the log can be. What is beyond waits for a revocation."""
 LEFT_AT_ONCE = 256
@@ -80,6 +83,9 @@ class Runner:
         self._left: dict[_Place, tuple[Claim, _Step]] = {}
         self._late: set[_Place] = set()
         """Those of which it was said that their ends could not be written yet."""
+        self._ending: Counter[_Place] = Counter()
+        self._count_s = clock.now_s() + COUNT_EVERY_S
+        """When to count next what we hold."""
         self._unheard: set[_Place] = set()
         """Runs with news that could not be read yet."""
         self._is_deaf = False
@@ -149,8 +155,9 @@ class Runner:
     async def end(self, claim: Claim, write: _Step) -> bool:
         """Write what becomes of a run; where the log can't now, as soon as it can.
 
-        Returns whether it is decided: written, or another runner's business by now. It goes on
-        when whoever waits for it is cancelled: a run that nobody ends is held for ever.
+        Returns whether it is written: else it is still to be, or another runner's business by now,
+        or over already, where an acknowledgement was lost. It goes on when whoever waits for it is
+        cancelled: a run that nobody ends is held for ever.
         """
         return await asyncio.shield(self._do_aside(self._end(claim, write)))
 
@@ -191,20 +198,38 @@ class Runner:
                 self.wake()
 
     async def work(self) -> None:
-        """Claim as much as there is room for, and begin it."""
+        """Claim as much as there is room for, and begin it.
+
+        Now and then, and after a claim whose answer was lost, begin what we hold unknowingly.
+        """
         self._wake.clear()
+        now_s = self._clock.now_s()
+        if now_s >= self._count_s and not self._stopping:
+            self._count_s = now_s + COUNT_EVERY_S
+            for claim in await self._log.held(self.name):
+                if claim.queue == QUEUE and not self._knows((claim.tenant, claim.stream)):
+                    self._begin(claim)
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._stopping:
             return
+        self._count_s, later_s = now_s, self._count_s
         for claim in await self._log.claim(QUEUE, self.name, limit=room):
-            place = (claim.tenant, claim.stream)
-            self._tasks[place] = asyncio.create_task(self._go_on(claim))
-            self._tasks[place].add_done_callback(lambda _, place=place: self._ended(place))
+            self._begin(claim)
+        self._count_s = later_s
 
     async def read(self, tenant: str, run_id: str) -> RunState:
         """Return what is known of a run. `LogCorruptError`: its entries are damaged."""
         async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
             return folded(run_id, [stored async for stored in entries])
+
+    def _knows(self, place: _Place) -> bool:
+        """Tell whether somebody here works on a run, or writes its end."""
+        return any(place in known for known in (self._tasks, self._stops, self._left, self._ending))
+
+    def _begin(self, claim: Claim) -> None:
+        place = (claim.tenant, claim.stream)
+        self._tasks[place] = asyncio.create_task(self._go_on(claim))
+        self._tasks[place].add_done_callback(lambda task: self._ended(place, task))
 
     def _do_aside(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         task = asyncio.create_task(work)
@@ -214,13 +239,15 @@ class Runner:
 
     async def _end(self, claim: Claim, write: _Step) -> bool:
         place = (claim.tenant, claim.stream)
+        self._ending[place] += 1
         try:
             try:
                 await write()
             except LogCorruptError:
                 await put_aside(self._log, claim)
         except FencedError:
-            pass
+            self._late.discard(place)
+            return False
         except MurmurateError as error:
             if place not in self._late:
                 self._events.event("runs.not_ended", code=error.code, detail=error.detail)
@@ -228,6 +255,8 @@ class Runner:
                 self._left[place] = (claim, write)
                 self._late.add(place)
             return False
+        finally:
+            self._ending -= Counter([place])
         self._late.discard(place)
         return True
 
@@ -253,9 +282,10 @@ class Runner:
             waiting.cancel()
             sleeping.cancel()
 
-    def _ended(self, place: _Place) -> None:
-        del self._tasks[place]
-        self._cancelled.discard(place)
+    def _ended(self, place: _Place, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(place) is task:  # not one that we have claimed anew meanwhile
+            del self._tasks[place]
+            self._cancelled.discard(place)
         self.wake()  # there is room again
 
     async def _look_into(self, tenant: str, stream: str) -> None:
@@ -287,9 +317,7 @@ class Runner:
             later_ms = self._clock.unix_ms() + UNREAD_PAUSE_MS
             await self.end(claim, lambda: put_back(log, claim, due_ms=later_ms))
             return
-        except (
-            asyncio.CancelledError
-        ):  # cancelled before it was begun: the next one to look sees it
+        except asyncio.CancelledError:  # before it was begun; the next one to look sees why
             await self.end(claim, lambda: put_back(log, claim))
             raise
         journal = KeptJournal.taken_over(log, claim, state.begun, state.steps, ends=state.ends)

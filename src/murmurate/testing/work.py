@@ -244,6 +244,23 @@ class WorkContract(Stories):
 
         self.play(story)
 
+    def test_what_a_runner_holds_can_be_asked_for(self) -> None:
+        """With the epochs of its claims: whoever lost the answer to a claim finds it here."""
+
+        async def story(log: Log) -> None:
+            await enlisted(log, A, B)
+            await offered(log, "run/1", "run/2", "run/3")
+            claims = await log.claim(QUEUE, A, limit=2)
+            await log.append([], work=[Offer("other", S, "hooks", holder=A)])
+            mine = await log.held(A)
+            assert mine == [*claims, Claim("other", S, "hooks", A, 1)]
+            await log.append([entry("a", stream="run/1")], fence=mine[0], work=[Done(T, "run/1")])
+            assert [claim.stream for claim in await log.held(A)] == ["run/2", S]
+            await log.revoke(A)
+            assert await log.held(A) == await log.held(B) == []
+
+        self.play(story)
+
     def test_a_revoked_runner_gets_nothing_until_it_has_renewed(self) -> None:
         """Its renewal tells it: everything that it held is gone."""
 

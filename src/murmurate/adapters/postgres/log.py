@@ -215,6 +215,10 @@ class PostgresLog:
         """Return every runner's count of renewals."""
         return await self._readers.do(self._queries.beats)
 
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        return await self._readers.do(lambda db: self._queries.held(db, runner))
+
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
         """Take everything from a runner; see `Log`."""
         return await self._writer.do(lambda db: self._works.revoke(db, runner, beat))

@@ -10,10 +10,12 @@ from murmurate.adapters.log_checksums import entry_checksum, head_checksum
 from murmurate.adapters.postgres.database import Connection, Database
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
 from murmurate.adapters.sqlite.queries import PAGE_BYTES, PAGE_ROWS, Head, Page, missing
-from murmurate.core.ports import Stored, WorkInfo
+from murmurate.core.ports import Claim, Stored, WorkInfo
 
 _COLUMNS = "tenant, stream, seq, position, epoch, kind, at, body, crc"
 
+_HELD = """SELECT tenant, stream, queue, epoch FROM log.work
+    WHERE runner = $1 ORDER BY tenant, stream"""
 # The entries of a page end with the one that fills it: `before` counts the bytes ahead of each, by
 # the sizes alone, so that big bodies are not even fetched from where PostgreSQL keeps them.
 _PAGE = f"""WITH h AS MATERIALIZED (
@@ -68,6 +70,7 @@ class Queries:
         self._all_names, self._headless = sql(_ALL_NAMES), sql(_HEADLESS)
         self._work, self._any_due = sql(_WORK), sql(_ANY_DUE)
         self._beats = sql("SELECT name, beat FROM log.runner")
+        self._held = sql(_HELD)
 
     async def page(
         self, db: Connection, key: tuple[str, str], after: int, *, beginning: bool
@@ -143,6 +146,13 @@ class Queries:
     async def beats(self, db: Connection) -> dict[str, int]:
         """Return every runner's count of renewals."""
         return {row["name"]: row["beat"] for row in await db.fetch(self._beats)}
+
+    async def held(self, db: Connection, runner: str) -> list[Claim]:
+        """Return what a runner holds."""
+        return [
+            Claim(row["tenant"], row["stream"], row["queue"], runner, row["epoch"])
+            for row in await db.fetch(self._held, runner)
+        ]
 
 
 def checked(rows: Sequence[Any]) -> tuple[list[Stored], Damage | None]:

@@ -197,6 +197,10 @@ class SqliteLog:
         """Return every runner's count of renewals."""
         return await self._readers.do(works.beats)
 
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        return await self._readers.do(partial(works.held, runner=runner))
+
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
         """Take everything from a runner; see `Log`."""
         return await self._writer.do(partial(works.revoke, runner=runner, beat=beat))
