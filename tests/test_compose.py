@@ -386,6 +386,10 @@ def test_an_agents_answer_is_cached_under_the_version_of_its_documents() -> None
     assert compose.agent_policy(CONFIG, documents, clerk) == f"{clerk.tenant}:docs@1"
     assert compose.agent_policy(CONFIG, documents, poet) is None
     assert compose.agent_policy(CONFIG, documents, plain) is None
+    # Of several servers one reads the documents, and the others would not see the answer age.
+    several = msgspec.structs.replace(CONFIG.server, workers=2)
+    config = msgspec.structs.replace(CONFIG, server=several)
+    assert compose.agent_policy(config, documents, clerk) is None
 
 
 def test_a_server_beside_the_first_one_waits_for_no_documents() -> None:

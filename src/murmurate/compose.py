@@ -482,6 +482,8 @@ def agent_policy(config: Config, collections: Collections, request: Request) -> 
     agent = config.agents.get(request.model)
     if agent is None:
         return None
+    if agent.knowledge and config.server.workers > 1:
+        return None  # another server may read new documents, and this one does not hear of it
     inner = msgspec.structs.replace(request, model=agent.model)
     if plain_policy(config, inner) is None:
         return None

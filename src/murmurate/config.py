@@ -68,7 +68,8 @@ class ServerConfig(Section, frozen=True):
     drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 20.0
     """How long SIGTERM waits for requests under way."""
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
-    """How many server processes answer side by side; the runs of one that dies go on in another."""
+    """How many server processes answer side by side; the runs of one that dies go on in another.
+    Limits, caches and `/metrics` are each one's own."""
 
 
 class HttpConfig(Section, frozen=True):

@@ -7,9 +7,10 @@ import asyncio
 import os
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from murmurate.adapters.sqlite.mend import DAMAGED_FILES_KEPT, ask_for_mending
 from murmurate.adapters.sqlite.salvage import CERTAIN
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogCorruptError, LogUnavailableError, MurmurateError
-from murmurate.core.ports import SNAPSHOT, Entry
+from murmurate.core.ports import NEVER_MS, SNAPSHOT, Claim, Done, Entry, Offer, WorkInfo
 from murmurate.gateway.keys import REGISTRY, stream_of
 from murmurate.testing.stories import all_of, bodies_of, entry, names_of, refused
 
@@ -519,3 +520,65 @@ def test_a_key_whose_count_is_lost_is_not_read_for_its_revocation_may_be_what_is
 
 def test_the_streams_that_must_be_whole_are_those_of_the_keys() -> None:
     assert (REGISTRY, stream_of("")) == CERTAIN
+
+
+async def offer_work(path: Path) -> None:
+    """Leave runs behind that are held, wait, have ended and were forgotten, and other work."""
+    log = SqliteLog(path, clock=SystemClock())
+    await log.renew("dead")
+    for name in ("held", "late", "done", "gone"):
+        begun = [Entry(T, f"run/{name}", "run.begun", b"{}")]
+        await log.append(begun, work=[Offer(T, f"run/{name}", "runs", holder="dead")])
+        claim = Claim(T, f"run/{name}", "runs", "dead", 1)
+        step = Entry(T, claim.stream, "run.step", b"{}")
+        await log.append([step], fence=claim)
+        if name == "late":
+            later = Offer(T, claim.stream, "runs", priority=3, due_ms=NEVER_MS)
+            await log.append([], fence=claim, work=[later])
+        if name in {"done", "gone"}:
+            end = Entry(T, claim.stream, "run.finished", b"{}")
+            await log.append([end], fence=claim, work=[Done(T, claim.stream)])
+    await log.forget(T, "run/gone")
+    await log.append([], work=[Offer(T, "deadline/held", "deadlines", due_ms=NEVER_MS)])
+    await log.close()
+
+
+async def work_of(path: Path) -> list[WorkInfo]:
+    log = SqliteLog(path, clock=SystemClock())
+    found = [info for queue in ("runs", "deadlines") for info in await all_of(log.work(T, queue))]
+    await log.renew("next")
+    held = Claim(T, "run/held", "runs", "next", 2)
+    assert held in await log.claim("runs", "next", limit=9)
+    await log.append([Entry(T, "run/held", "run.step", b"{}")], fence=held)
+    await log.close()
+    return found
+
+
+def test_work_goes_on_after_the_log_was_mended(tmp_path: Path) -> None:
+    path = tmp_path / "truth.db"
+    asyncio.run(offer_work(path))
+    ask_for_mending(path)
+    found = asyncio.run(work_of(path))
+    expected = [
+        WorkInfo(T, "run/held", "runs", 0, 0, None, 1),
+        WorkInfo(T, "run/late", "runs", 3, NEVER_MS, None, 1),
+        WorkInfo(T, "deadline/held", "deadlines", 0, NEVER_MS, None, 0),
+    ]
+    # What is over may come back from an old page: it is struck off by whoever claims it.
+    assert [info for info in found if info.stream != "run/done"] == expected
+
+
+def test_a_run_under_way_goes_on_though_nothing_is_left_of_its_work(tmp_path: Path) -> None:
+    path = tmp_path / "truth.db"
+    asyncio.run(offer_work(path))
+    with closing(sqlite3.connect(path)) as db:
+        page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'work'").fetchone()[0]
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(bytes(PAGE))
+    found = asyncio.run(work_of(path))
+    assert [info for info in found if info.stream != "run/done"] == [
+        WorkInfo(T, "run/held", "runs", 0, 0, None, 1),
+        WorkInfo(T, "run/late", "runs", 0, 0, None, 1),
+    ]

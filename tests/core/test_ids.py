@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from murmurate.core.ids import Ids, first_of, named
+from murmurate.core.ids import Ids, first_of, made_ms, named
 from tests.fakes import FakeClock
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -93,9 +93,14 @@ def test_what_there_is_one_of_has_one_id_that_looks_and_sorts_like_any_other() -
 
 
 @given(st.integers(0, LAST_MS), st.integers(0, LAST_MS), st.integers())
-def test_a_time_divides_ids_into_earlier_and_later(made_ms: int, at_ms: int, seed: int) -> None:
-    before = Ids(At(made_ms), random.Random(seed)).new("run") < first_of("run", at_ms)
-    assert before == (made_ms < at_ms)
+def test_a_time_divides_ids_into_earlier_and_later(then_ms: int, at_ms: int, seed: int) -> None:
+    before = Ids(At(then_ms), random.Random(seed)).new("run") < first_of("run", at_ms)
+    assert before == (then_ms < at_ms)
+
+
+@given(st.integers(0, LAST_MS), st.integers(0))
+def test_an_id_tells_when_it_was_made(unix_ms: int, seed: int) -> None:
+    assert made_ms(Ids(At(unix_ms), random.Random(seed)).new("run")) == unix_ms
 
 
 class At(FakeClock):

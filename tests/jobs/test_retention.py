@@ -2,9 +2,18 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from murmurate.adapters.memory import MemoryLog
-from murmurate.core.errors import LogUnavailableError
+from murmurate.core.errors import (
+    LogConflictError,
+    LogCorruptError,
+    LogUnavailableError,
+    MurmurateError,
+)
 from murmurate.core.ids import Ids
 from murmurate.core.ports import NEVER_MS, Entry, Offer
 from murmurate.jobs.entries import DEAD, Kind, id_of, stream_of
@@ -113,5 +122,40 @@ def test_the_notices_of_a_forgotten_run_go_with_it_and_no_others() -> None:
         assert await stage.retention.look() == 1
         assert await stage.names() == [hooks[2], young]
         assert [it.stream for it in await all_of(stage.log.work("a", HOOKS_DEAD))] == [hooks[2]]
+
+    asyncio.run(story())
+
+
+def test_a_wish_to_cancel_that_came_behind_the_end_keeps_nothing() -> None:
+    async def story() -> None:
+        stage = Stage()
+        await stage.run(60, Kind.FINISHED, Kind.CANCEL, Kind.CANCEL)
+        open_ = [await stage.run(60, Kind.STEP, Kind.CANCEL), await stage.run(61, Kind.CANCEL)]
+        assert await stage.retention.look() == 1
+        assert await stage.names() == open_
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(LogCorruptError("damaged"), 1), (LogConflictError("resumed"), 0)]
+)
+def test_a_run_that_cannot_be_forgotten_keeps_no_other(error: MurmurateError, said: int) -> None:
+    async def story() -> None:
+        stage = Stage()
+        first = await stage.run(60, Kind.FINISHED)
+        await stage.run(61, Kind.FINISHED)
+        await stage.run(61, Kind.FINISHED, tenant="b")
+        append = stage.log.append
+
+        async def refused(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
+            if ("a", first) in kwargs["expected"]:
+                raise error
+            return await append(entries, **kwargs)
+
+        stage.log.append = refused  # type: ignore[method-assign, assignment]
+        assert await stage.retention.look() == 2
+        assert (await stage.names(), await stage.names("b")) == ([first], [])
+        assert len(stage.events.named("runs.log")) == said
 
     asyncio.run(story())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ from murmurate.core.errors import (
     RunOpenError,
     RunOverError,
 )
-from murmurate.core.ports import Entry
+from murmurate.core.ports import Entry, Stored, StreamInfo
 from murmurate.core.types import Finished, FinishReason, Text
 from murmurate.jobs.entries import QUEUE, stream_of
 from murmurate.testing.stories import all_of, names_of
@@ -277,3 +277,88 @@ def test_a_beginning_whose_answer_was_lost_is_held_by_nobody_for_ever() -> None:
         assert await all_of(stage.log.work("a", QUEUE)) == []
 
     play(story)
+
+
+def test_a_run_that_is_resumed_by_two_at_once_is_done_once() -> None:
+    async def story(stage: Stage) -> None:
+        run_id = await stage.a.runs.submit(request())
+        await stage.a.runs.cancel("a", run_id)
+        await stage.ended(run_id)
+        append, waiting = stage.log.append, [asyncio.Event()]
+
+        async def late(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
+            if waiting and entries and entries[0].kind == "run.resumed":
+                await waiting.pop().wait()
+            return await append(entries, **kwargs)
+
+        stage.log.append, [gate] = late, list(waiting)  # type: ignore[method-assign, assignment]
+        first = asyncio.create_task(stage.a.runs.resume("a", run_id))
+        await asyncio.sleep(0.1)
+        await stage.b.runs.resume("a", run_id)
+        assert (await stage.ended(run_id)).status == "finished"
+        gate.set()
+        with pytest.raises(RunOverError, match="has finished"):
+            await first
+        assert await all_of(stage.log.work("a", QUEUE)) == []
+
+    play(story)
+
+
+def test_a_run_that_is_tried_again_keeps_its_priority() -> None:
+    async def story(stage: Stage) -> None:
+        stage.shop.error = EngineFailedError("broke")
+        run_id = await stage.a.runs.submit(request(), priority=7)
+        async with asyncio.timeout(60):
+            while (await stage.shown(run_id)).status != "waiting":
+                await asyncio.sleep(0.01)
+        [work] = await all_of(stage.log.work("a", QUEUE))
+        assert (work.runner, work.priority) == (None, 7)
+
+    play(story)
+
+
+def test_a_damaged_run_is_listed_as_such_and_hides_no_other() -> None:
+    async def story(stage: Stage) -> None:
+        runs = [await stage.a.runs.submit(request(number)) for number in range(3)]
+        await stage.log.append([Entry("a", stream_of(runs[1]), "run.step", b"no json")])
+        await stage.log.forget("a", stream_of(runs[0]))
+        read = stage.log.read
+
+        async def gone(tenant: str, stream: str, **kwargs: Any) -> AsyncGenerator[Stored]:
+            if stream == stream_of(runs[2]):
+                await stage.log.forget("a", stream)
+            async with aclosing(read(tenant, stream, **kwargs)) as entries:
+                async for stored in entries:
+                    yield stored
+
+        listed = {it.id: it for it in await stage.b.runs.listing("a")}
+        assert (listed[runs[1]].status, listed[runs[1]].error) == ("damaged", "log.corrupt")
+        assert abs(listed[runs[1]].began_ms - stage.a.clock.unix_ms()) < 60_000
+        assert listed[runs[2]].status == "queued"
+        stage.log.read = gone  # type: ignore[method-assign]
+        assert [it.id for it in await stage.b.runs.listing("a")] == [runs[1]]
+
+    play(story, servers="")
+
+
+def test_a_listing_looks_no_further_back_than_it_must() -> None:
+    async def story(stage: Stage) -> None:
+        streams, behind = stage.log.streams, []
+
+        def seen(tenant: str, prefix: str, *, after: str = "") -> AsyncGenerator[StreamInfo]:
+            behind.append(after)
+            return streams(tenant, prefix, after=after)
+
+        stage.log.streams = seen  # type: ignore[method-assign]
+        runs = []
+        for number in range(4):
+            runs.append(await stage.a.runs.submit(request(number)))
+            await asyncio.sleep(3000)
+        for limit, looks in ((1, 1), (4, 2), (5, 3)):
+            behind.clear()
+            listed = await stage.a.runs.listing("a", limit=limit)
+            assert [it.id for it in listed] == runs[::-1][:limit]
+            assert len(behind) == looks
+        assert behind[-1] == ""
+
+    play(story, servers="")

@@ -25,6 +25,10 @@ class _Piece:
     epoch: int = 0
     nudged: bool = False
 
+    @property
+    def priority(self) -> int:
+        return self.offer.priority or 0
+
     def due_now(self) -> "_Piece":
         return replace(self, offer=msgspec.structs.replace(self.offer, due_ms=0))
 
@@ -58,7 +62,7 @@ class Board:
         if runner not in self.beats:
             return []
         due = [
-            (-piece.offer.priority, piece.turn, key)
+            (-piece.priority, piece.turn, key)
             for key, piece in self._pieces.items()
             if piece.runner is None and piece.offer.queue == queue and piece.offer.due_ms <= now_ms
         ]
@@ -67,7 +71,7 @@ class Board:
             piece = self._pieces[key].due_now()
             piece = replace(piece, runner=runner, epoch=piece.epoch + 1, nudged=False)
             self._pieces[key] = piece
-            lane = (queue, piece.offer.priority)
+            lane = (queue, piece.priority)
             self._served[lane] = max(self._served.get(lane, 0), piece.turn)
             claims.append(Claim(*key, queue, runner, piece.epoch))
         return claims
@@ -102,7 +106,7 @@ class Board:
     def listed(self, tenant: str, queue: str) -> list[WorkInfo]:
         """Return the tenant's work of a queue, in the order of its streams."""
         return [
-            WorkInfo(*key, queue, p.offer.priority, p.offer.due_ms, p.runner, p.epoch)
+            WorkInfo(*key, queue, p.priority, p.offer.due_ms, p.runner, p.epoch)
             for key, p in sorted(self._pieces.items())
             if key[0] == tenant and p.offer.queue == queue
         ]
@@ -130,6 +134,8 @@ class Board:
         elif change.holder is not None:
             raise LogConflictError(f"{change.stream} of {change.tenant} is offered already")
         else:
+            if change.priority is None:
+                change = msgspec.structs.replace(change, priority=piece.priority)
             offered = replace(piece, offer=change, runner=None, nudged=False)
             self._pieces[key] = offered.due_now() if piece.nudged else offered
 
@@ -140,11 +146,10 @@ class Board:
         return _Piece(offer, self._turn(offer), offer.holder, epoch)
 
     def _turn(self, offer: Offer) -> int:
-        lane = (offer.queue, offer.priority)
+        lane = (offer.queue, offer.priority or 0)
         own = [
             piece.turn
             for piece in self._pieces.values()
-            if (piece.offer.queue, piece.offer.priority) == lane
-            and piece.offer.tenant == offer.tenant
+            if (piece.offer.queue, piece.priority) == lane and piece.offer.tenant == offer.tenant
         ]
         return max([0, *own, self._served.get(lane, 0)]) + 1

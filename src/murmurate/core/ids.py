@@ -56,6 +56,14 @@ def first_of(prefix: str, unix_ms: int) -> str:
     return _written(prefix, (max(unix_ms, 0) & 0xFFFFFFFFFFFF) << 80)
 
 
+def made_ms(id_: str) -> int:
+    """Return when an id was made, in milliseconds since 1970."""
+    number = 0
+    for digit in id_.rpartition("_")[2]:
+        number = number * 32 + max(_ALPHABET.find(digit), 0)
+    return number >> 80
+
+
 def _written(prefix: str, number: int) -> str:
     digits = (_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
     return f"{prefix}_{''.join(digits)}"

@@ -121,13 +121,14 @@ class Offer(Frozen, frozen=True):
     """Let a runner claim the work that a stream describes, not before `due_ms` (since 1970).
 
     Higher priorities come first; within one, tenants take turns, however much each of them offers.
+    None leaves known work the one that it has; new work gets 0.
     `holder` has new work at once, as epoch 1, and nobody else can claim it meanwhile.
     """
 
     tenant: str
     stream: str
     queue: str
-    priority: int = 0
+    priority: int | None = None
     due_ms: int = 0
     holder: str | None = None
 

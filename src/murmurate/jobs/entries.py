@@ -155,13 +155,12 @@ def answer_of(deltas: Sequence[Delta]) -> Answer:
     return Answer(text, reason, usage, citations)
 
 
-def folded(run_id: str, entries: Iterable[Stored]) -> RunState:
-    """Return what the entries of a run amount to.
+def folded(run_id: str, entries: Iterable[Stored], *, state: RunState | None = None) -> RunState:
+    """Return what the entries of a run amount to, or those that follow on a `state`.
 
     Raises:
         LogCorruptError: They don't begin with a request, or one of them can't be read.
     """
-    state: RunState | None = None
     for stored in entries:
         try:
             state = after(state, run_id, stored)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import MurmurateError
+from murmurate.core.errors import FencedError, LogConflictError, LogCorruptError, MurmurateError
 from murmurate.core.ids import first_of
 from murmurate.core.ports import Done, EventLog, Log
 from murmurate.jobs.entries import Kind, id_of, stream_of
@@ -51,14 +51,22 @@ class Retention:
         forgotten = 0
         for tenant in sorted(self._tenants()):
             for name, head in await self._older(tenant, end):
-                if await self._has_ended(tenant, name, head):
-                    # Nobody may resume it between the look and the end of it.
-                    unchanged = {(tenant, name): head}
-                    await self._forget_notices(tenant, id_of(name))
-                    await self._log.append([], expected=unchanged, work=[Done(tenant, name)])
-                    await self._log.forget(tenant, name)
-                    forgotten += 1
+                try:
+                    forgotten += await self._forget(tenant, name, head)
+                except (LogConflictError, FencedError):
+                    continue  # it was resumed meanwhile, or one of its notices is delivered now
+                except LogCorruptError as damage:  # whether it has ended is not known: it stays
+                    self._events.event("runs.log", code=damage.code, detail=damage.detail)
         return forgotten
+
+    async def _forget(self, tenant: str, name: str, head: int) -> bool:
+        """Forget a run if it has ended; return whether it was."""
+        if not await self._has_ended(tenant, name, head):
+            return False
+        await self._forget_notices(tenant, id_of(name))
+        await self._log.append([], expected={(tenant, name): head}, work=[Done(tenant, name)])
+        await self._log.forget(tenant, name)
+        return True
 
     async def _forget_notices(self, tenant: str, run_id: str) -> None:
         """Forget what the world was told of a run's ends, and what nobody wanted to hear."""
@@ -79,7 +87,15 @@ class Retention:
         return found
 
     async def _has_ended(self, tenant: str, name: str, head: int) -> bool:
-        """Tell whether the run's last word is its end: where it was resumed, it is not."""
-        async with aclosing(self._log.read(tenant, name, after=head - 1)) as entries:
-            last = await anext(entries, None)
-        return last is not None and last.kind in ENDS
+        """Tell whether the run's last word is its end: where it was resumed, it is not.
+
+        That somebody wished to cancel it may come behind its end.
+        """
+        after = head - 1
+        while after >= 0:
+            async with aclosing(self._log.read(tenant, name, after=after)) as entries:
+                last = await anext(entries, None)
+            if last is None or last.kind != Kind.CANCEL:
+                return last is not None and last.kind in ENDS
+            after -= 1
+        return False

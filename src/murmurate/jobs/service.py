@@ -5,8 +5,9 @@ that waits for it. A run in the background has no such client: it is offered, an
 on it.
 """
 
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import msgspec
 
@@ -14,18 +15,18 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import (
     BadRequestError,
     FencedError,
+    LogConflictError,
     LogCorruptError,
     MurmurateError,
     NotFoundError,
     RunOpenError,
     RunOverError,
 )
-from murmurate.core.ids import Ids
+from murmurate.core.ids import Ids, first_of, made_ms
 from murmurate.core.ports import Claim, Entry, Log, Model, Nudge, Offer, Stored, Work, WorkInfo
 from murmurate.core.types import Delta, Frozen, Message, Request
 from murmurate.jobs.deadlines import deadline_offer
 from murmurate.jobs.entries import (
-    DEAD,
     QUEUE,
     Answer,
     Begun,
@@ -44,8 +45,9 @@ from murmurate.jobs.journal import KeptJournal, OpenJournals, put_back
 from murmurate.jobs.runner import Runner
 
 FOLLOW_S = 0.2
-LISTED_MAX = 1000
-"""A listing reads every run that it shows: it goes this far back, no further."""
+LOOK_BACK_MS = (3_600_000, 86_400_000, 0)
+"""A listing looks at the last hour; where that has too few runs, at the last day; then at all."""
+NOTHING = msgspec.json.encode(Nothing())
 FIRST_EPOCH = 1
 
 
@@ -224,31 +226,35 @@ class Runs:
 
     async def events(self, tenant: str, run_id: str) -> AsyncGenerator[RunEvent]:
         """Yield the run's entries, old and new, until it is over."""
-        seen, state = 0, None
-        while state is None or state.status is RunStatus.UNDER_WAY:
-            entries = await self._entries(tenant, run_id)
-            state = folded(run_id, entries)
-            for stored in entries:
-                if stored.seq > seen:
-                    seen = stored.seq
-                    yield RunEvent(stored.kind, seen, stored.at_ms, msgspec.Raw(stored.body))
-            if state.status is RunStatus.UNDER_WAY:
-                await self._clock.sleep(FOLLOW_S)
+        news = await self._entries(tenant, run_id)
+        state, seen = folded(run_id, news), 0
+        while True:
+            for stored in news:
+                seen = stored.seq
+                yield RunEvent(stored.kind, seen, stored.at_ms, msgspec.Raw(stored.body))
+            if state.status is not RunStatus.UNDER_WAY:
+                return
+            await self._clock.sleep(FOLLOW_S)
+            news = await self._entries_after(tenant, run_id, seen)
+            state = folded(run_id, news, state=state)
 
     async def listing(self, tenant: str, *, limit: int = 50) -> Sequence[RunInfo]:
         """Return the newest runs of a tenant, the newest first."""
-        names: list[str] = []
-        async with aclosing(self._log.streams(tenant, stream_of(""))) as streams:
-            async for info in streams:
-                names.append(info.stream)
-                del names[:-LISTED_MAX]
-        waiting = {
-            info.stream: info
-            for queue in (QUEUE, DEAD)
-            async for info in self._log.work(tenant, queue)
-        }
-        states = [await self._state(tenant, id_of(name)) for name in reversed(names[-limit:])]
-        return [_info(state, waiting.get(stream_of(state.id))) for state in states]
+        names = await self._newest(tenant, limit)
+        waiting: dict[str, WorkInfo] = {}
+        if names:
+            # Names are in the order of time: behind the oldest one there are no others.
+            async with aclosing(self._log.work(tenant, QUEUE, after=names[0][:-1])) as work:
+                waiting = {info.stream: info async for info in work}
+        found: list[RunInfo] = []
+        for name in reversed(names):
+            try:
+                found.append(_info(await self._state(tenant, id_of(name)), waiting.get(name)))
+            except LogCorruptError as damage:
+                found.append(_damaged(id_of(name), damage))
+            except NotFoundError:
+                continue  # it was forgotten meanwhile
+        return found
 
     async def cancel(self, tenant: str, run_id: str) -> None:
         """Let a run end; whoever works on it hears within half a second.
@@ -260,7 +266,9 @@ class Runs:
         state = await self._state(tenant, run_id)
         if state.status is not RunStatus.UNDER_WAY:
             raise RunOverError(f"{run_id} {_ended(state)} already")
-        await self._say(tenant, run_id, Kind.CANCEL, Nudge(tenant, stream_of(run_id)))
+        stream = stream_of(run_id)
+        cancel = Entry(tenant, stream, Kind.CANCEL.value, NOTHING)
+        await self._log.append([cancel], work=[Nudge(tenant, stream)])
 
     async def resume(self, tenant: str, run_id: str) -> None:
         """Go on with a run that failed or was cancelled, from its last step.
@@ -269,10 +277,20 @@ class Runs:
             NotFoundError: The tenant has no such run.
             RunOverError: It is under way, or has finished.
         """
-        state = await self._state(tenant, run_id)
-        if state.status in {RunStatus.UNDER_WAY, RunStatus.FINISHED}:
-            raise RunOverError(f"{run_id} {_ended(state)}: there is nothing to resume")
-        await self._say(tenant, run_id, Kind.RESUMED, Offer(tenant, stream_of(run_id), QUEUE))
+        stream = stream_of(run_id)
+        while True:
+            entries = await self._entries(tenant, run_id)
+            state = folded(run_id, entries)
+            if state.status in {RunStatus.UNDER_WAY, RunStatus.FINISHED}:
+                raise RunOverError(f"{run_id} {_ended(state)}: there is nothing to resume")
+            # Somebody else may resume it now, too, and it may even finish before we write.
+            seen = {(tenant, stream): entries[-1].seq}
+            resumed = Entry(tenant, stream, Kind.RESUMED.value, NOTHING)
+            with suppress(LogConflictError):
+                await self._log.append(
+                    [resumed], expected=seen, work=[Offer(tenant, stream, QUEUE)]
+                )
+                break
         self._runner.wake()
 
     def _check(self, tenant: str, webhook: str) -> None:
@@ -292,9 +310,19 @@ class Runs:
             return Webhook(url, "waiting")
         return Webhook(url, last.status, last.attempts, last.detail)
 
-    async def _say(self, tenant: str, run_id: str, kind: Kind, work: Nudge | Offer) -> None:
-        body = msgspec.json.encode(Nothing())
-        await self._log.append([Entry(tenant, stream_of(run_id), kind.value, body)], work=[work])
+    async def _newest(self, tenant: str, limit: int) -> Sequence[str]:
+        """Return the streams of the newest runs; it goes back only as far as it must."""
+        names: deque[str] = deque(maxlen=limit)
+        for back_ms in LOOK_BACK_MS:
+            began_ms = self._clock.unix_ms() - back_ms
+            after = stream_of(first_of("run", began_ms)) if back_ms else ""
+            names.clear()
+            async with aclosing(self._log.streams(tenant, stream_of(""), after=after)) as streams:
+                async for info in streams:
+                    names.append(info.stream)
+            if len(names) == limit:
+                break
+        return tuple(names)
 
     async def _state(self, tenant: str, run_id: str) -> RunState:
         return folded(run_id, await self._entries(tenant, run_id))
@@ -308,11 +336,14 @@ class Runs:
         return None
 
     async def _entries(self, tenant: str, run_id: str) -> list[Stored]:
-        async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
-            found = [stored async for stored in entries]
+        found = await self._entries_after(tenant, run_id, 0)
         if not found:
             raise NotFoundError(f"there is no run {run_id[:64]!r}")
         return found
+
+    async def _entries_after(self, tenant: str, run_id: str, seen: int) -> list[Stored]:
+        async with aclosing(self._log.read(tenant, stream_of(run_id), after=seen)) as entries:
+            return [stored async for stored in entries]
 
 
 def _info(state: RunState, work: WorkInfo | None) -> RunInfo:
@@ -327,6 +358,17 @@ def _info(state: RunState, work: WorkInfo | None) -> RunInfo:
         session=_session(state),
         error=None if state.failure is None else state.failure.code,
         due_ms=work.due_ms if work is not None and status == "waiting" else None,
+    )
+
+
+def _damaged(run_id: str, damage: LogCorruptError) -> RunInfo:
+    return RunInfo(
+        id=run_id,
+        model="",
+        status="damaged",
+        began_ms=made_ms(run_id),
+        steps=0,
+        error=damage.code,
     )
 
 

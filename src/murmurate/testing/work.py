@@ -173,6 +173,23 @@ class WorkContract(Stories):
 
         self.play(story)
 
+    def test_work_that_is_put_back_keeps_its_priority_unless_it_gets_another(self) -> None:
+        """Whoever puts it back need not know how urgent it is."""
+
+        async def story(log: Log) -> None:
+            await enlisted(log, A)
+            await log.append([], work=[Offer(T, name, QUEUE, priority=5) for name in "ab"])
+            first, second = await log.claim(QUEUE, A, limit=2)
+            await log.append([], fence=first, work=[Offer(T, "a", QUEUE)])
+            await log.append([], fence=second, work=[Offer(T, "b", QUEUE, priority=-1)])
+            await log.append([], work=[Offer(T, "c", QUEUE)])
+            listed = await all_of(log.work(T, QUEUE))
+            assert [(it.stream, it.priority) for it in listed] == [("a", 5), ("b", -1), ("c", 0)]
+            claims = await log.claim(QUEUE, A, limit=9)
+            assert [claim.stream for claim in claims] == ["a", "c", "b"]
+
+        self.play(story)
+
     def test_tenants_take_turns_however_much_each_of_them_offers(self) -> None:
         """Who comes late is served next, and gets nothing for the time before it came."""
 

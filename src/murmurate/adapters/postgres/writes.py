@@ -55,7 +55,7 @@ _APPEND = f"""WITH heads AS ({_PUT_HEADS})
 _OFFER = """INSERT INTO log.work SELECT $1, $2, $3, $4, 1 + greatest(0,
         (SELECT max(turn) FROM log.work WHERE queue = $3 AND priority = $4 AND tenant = $1),
         (SELECT served FROM log.lane WHERE queue = $3 AND priority = $4)), $5, $6, $7, false"""
-_PUT_BACK = """UPDATE log.work SET queue = $3, priority = $4,
+_PUT_BACK = """UPDATE log.work SET queue = $3, priority = coalesce($4::bigint, priority),
     due = CASE WHEN nudged THEN 0 ELSE $5::bigint END, runner = NULL, nudged = false
     WHERE tenant = $1 AND stream = $2"""
 _NUDGE = """UPDATE log.work SET nudged = (runner IS NOT NULL), due = 0
@@ -156,7 +156,7 @@ class Plan:
                     raise FencedError(f"{change.holder} is not enlisted, or was revoked")
                 holder = (change.holder, 0 if change.holder is None else 1)
                 holders[key] = holder
-                lane = (change.queue, change.priority)
+                lane = (change.queue, change.priority or 0)
                 return _OFFER, (*key, *lane, change.due_ms, *holder)
             case Offer(holder=None) if found is not None:
                 holders[key] = (None, found[1])

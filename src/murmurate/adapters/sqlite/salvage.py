@@ -5,7 +5,7 @@ Every row proves itself by its checksum, so it does not matter how damaged the t
 
 import sqlite3
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from murmurate.adapters.log_checksums import entry_checksum, head_checksum
@@ -47,6 +47,27 @@ _STREAMS = """SELECT s.tenant, s.stream, h.seq, h.first, h.snapshot FROM (
             GROUP BY tenant, stream HAVING count(*) > 1)) AS s
     LEFT JOIN found_head AS h USING (tenant, stream) ORDER BY s.tenant, s.stream"""
 
+# Work proves nothing, and is told again what it is about by its stream when it is claimed: what is
+# over is struck off then. So an old row does no harm; of several the last holder's counts.
+_WORK = """INSERT INTO work VALUES (?, ?, ?, ?, ?, ?, NULL, ?, 0)
+    ON CONFLICT DO UPDATE SET queue = excluded.queue, priority = excluded.priority,
+    turn = excluded.turn, due = excluded.due, epoch = excluded.epoch
+    WHERE excluded.epoch >= epoch"""
+_FORGOTTEN_WORK = """DELETE FROM work WHERE EXISTS (SELECT 1 FROM head
+    WHERE head.tenant = work.tenant AND head.stream = work.stream
+    AND head.seq < head.first AND head.snapshot = 0)"""
+# The queue and the kinds of runs, as `jobs/entries.py` has them: a run that was accepted goes on,
+# though nothing is left of the row by which somebody would find it.
+_RUNS_UNDER_WAY = """INSERT INTO work SELECT tenant, stream, 'runs', 0,
+        row_number() OVER (ORDER BY position), 0, NULL,
+        (SELECT max(epoch) FROM entry AS any
+            WHERE any.tenant = last.tenant AND any.stream = last.stream), 0
+    FROM entry AS last WHERE stream >= 'run/' AND stream < 'run0'
+        AND kind NOT IN ('run.finished', 'run.failed', 'run.cancelled')
+        AND NOT EXISTS (SELECT 1 FROM entry AS later WHERE later.tenant = last.tenant
+            AND later.stream = last.stream AND later.seq > last.seq)
+    ON CONFLICT DO NOTHING"""
+
 
 class Salvaged(Frozen, frozen=True):
     """What was saved, and what was not."""
@@ -73,6 +94,8 @@ def salvage(path: Path, wal: Path, target: Path, *, now_ms: int) -> Salvaged | N
             for row in pages.rows():
                 _take(db, row)
             damage = list(_settle(db))
+            db.execute(_FORGOTTEN_WORK)
+            db.execute(_RUNS_UNDER_WAY)
             for place in damage[:KNOWN_MAX]:
                 keep_damage(db, place, now_ms)
             [(entries, newest)] = rows_of(db, "SELECT count(*), max(position) FROM entry", ())
@@ -100,6 +123,8 @@ def _take(db: sqlite3.Connection, row: Row) -> None:
         case (bytes() as tenant, bytes() as stream, int() as seq, int() as first, int() as it, crc):
             if crc == head_checksum((tenant, stream), seq, first, it):
                 db.execute(_HEAD, (tenant.decode(), stream.decode(), seq, first, it))
+        case (bytes(), bytes(), bytes(), int(), int(), int(), _, int(), int()):
+            _take_work(db, row.values)
         case (bytes() as tenant, bytes() as stream, int() as seq, int()):
             _hint(db, tenant, stream, seq)  # an index, or a head of format 1
         case _:
@@ -129,6 +154,17 @@ def _take_snapshot(db: sqlite3.Connection, values: tuple[Value, ...]) -> None:
         assert isinstance(stream, bytes)
         names = (tenant.decode(), stream.decode())
         db.execute(_SNAPSHOT, (*names, seq, position, epoch, at_ms, crc, body))
+
+
+def _take_work(db: sqlite3.Connection, values: tuple[Value, ...]) -> None:
+    """Let anybody claim it: whoever held it is gone, as nobody else has the log open."""
+    tenant, stream, queue, priority, turn, due_ms, _, epoch, nudged = values
+    assert isinstance(tenant, bytes)
+    assert isinstance(stream, bytes)
+    assert isinstance(queue, bytes)
+    with suppress(UnicodeDecodeError):
+        names = (tenant.decode(), stream.decode(), queue.decode())
+        db.execute(_WORK, (*names, priority, turn, 0 if nudged else due_ms, epoch))
 
 
 def _proven(fields: tuple[Value, ...], body: Value, crc: Value) -> bool:

@@ -18,8 +18,8 @@ _SERVED = "SELECT served FROM lane WHERE queue = ? AND priority = ?"
 _SERVE = """INSERT INTO lane VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET served = max(served, excluded.served)"""
 _NEW = "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"
-_PUT_BACK = """UPDATE work SET queue = ?, priority = ?, due = iif(nudged, 0, ?), runner = NULL,
-    nudged = 0 WHERE tenant = ? AND stream = ?"""
+_PUT_BACK = """UPDATE work SET queue = ?, priority = coalesce(?, priority),
+    due = iif(nudged, 0, ?), runner = NULL, nudged = 0 WHERE tenant = ? AND stream = ?"""
 _NUDGE = """UPDATE work SET nudged = (runner IS NOT NULL), due = 0
     WHERE tenant = ? AND stream = ?"""
 _DONE = "DELETE FROM work WHERE tenant = ? AND stream = ?"
@@ -166,7 +166,7 @@ def _offer(db: sqlite3.Connection, offer: Offer) -> None:
     """Write new work behind the last turn of its tenant, or behind the one served last."""
     if offer.holder is not None and not rows_of(db, _ENLISTED, (offer.holder,)):
         raise FencedError(f"{offer.holder} is not enlisted, or was revoked")
-    lane = (offer.queue, offer.priority)
+    lane = (offer.queue, offer.priority or 0)
     [(last,)] = rows_of(db, _LAST_TURN, (*lane, offer.tenant))
     served = rows_of(db, _SERVED, lane)
     turn = max(last or 0, served[0][0] if served else 0) + 1
