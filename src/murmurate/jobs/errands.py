@@ -11,7 +11,7 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import FencedError, MurmurateError
 from murmurate.core.ports import Claim, EventLog, Log
 from murmurate.jobs.journal import put_off
-from murmurate.jobs.runner import Runner
+from murmurate.jobs.runner import COUNT_EVERY_S, Runner
 
 POLL_S = 1.0
 AGAIN_MS = 1_000
@@ -20,6 +20,7 @@ FAULT_AGAIN_MS = 60_000
 """When one is that met a fault of ours."""
 AT_A_TIME_MAX = 16
 
+_Place = tuple[str, str]
 Errand = Callable[[Claim], Awaitable[None]]
 """Does a piece of work, and writes its end or puts it back."""
 
@@ -45,7 +46,9 @@ class Errands:
         self._clock = clock
         self._events = events
         self._at_a_time = at_a_time
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[_Place, asyncio.Task[None]] = {}
+        self._count_s = clock.now_s() + COUNT_EVERY_S
+        """When to ask next what we hold."""
 
     async def run(self) -> None:
         """Look for work, and do it; an outage of the log is outlasted."""
@@ -57,19 +60,42 @@ class Errands:
                     self._note(error)
                 await self._clock.sleep(POLL_S)
         finally:
-            for task in self._tasks:
+            for task in self._tasks.values():
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def look(self) -> None:
-        """Claim as much as there is room for, and begin it."""
+        """Claim as much as there is room for, and begin it.
+
+        Now and then, begin what we hold unknowingly: the answer to a claim can be lost on the way.
+        """
+        if self._clock.now_s() >= self._count_s:
+            await self._find()
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._runner.is_stopping:
             return
         for claim in await self._log.claim(self._queue, self._runner.name, limit=room):
-            task = asyncio.create_task(self._do(claim))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(claim)
+
+    async def _find(self) -> None:
+        """Begin what is ours and nobody here works on, neither before nor after the look."""
+        before = set(self._tasks)
+        claims = await self._log.held(self._runner.name)
+        self._count_s = self._clock.now_s() + COUNT_EVERY_S
+        for claim in claims:
+            place = (claim.tenant, claim.stream)
+            known = place in before or place in self._tasks or self._runner.knows(place)
+            if claim.queue == self._queue and not known and not self._runner.is_stopping:
+                self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        place = (claim.tenant, claim.stream)
+        self._tasks[place] = asyncio.create_task(self._do(claim))
+        self._tasks[place].add_done_callback(lambda task: self._ended(place, task))
+
+    def _ended(self, place: _Place, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(place) is task:
+            del self._tasks[place]
 
     async def _do(self, claim: Claim) -> None:
         """Do one; where it can't be done now, let anybody try again."""
