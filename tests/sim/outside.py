@@ -93,6 +93,10 @@ class Disk:
         """Take work; see `Log`."""
         return await self._written(lambda: at_once(self._kept.claim(queue, runner, limit=limit)))
 
+    async def held(self, queue: str, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        return await self._kept.held(queue, runner)
+
     async def renew(self, runner: str) -> Renewal:
         """Say that a runner lives; see `Log`."""
         return await self._written(lambda: at_once(self._kept.renew(runner)))

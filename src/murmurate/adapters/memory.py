@@ -142,6 +142,11 @@ class MemoryLog:
         self._check_open()
         return self._board.claim(queue, runner, limit=limit, now_ms=self._clock.unix_ms())
 
+    async def held(self, queue: str, runner: str) -> list[Claim]:
+        """Return what the runner holds of a queue; see `Log`."""
+        self._check_open()
+        return self._board.held(queue, runner)
+
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
         self._check_open()

@@ -76,6 +76,14 @@ class Board:
             claims.append(Claim(*key, queue, runner, piece.epoch))
         return claims
 
+    def held(self, queue: str, runner: str) -> list[Claim]:
+        """Return what the runner holds."""
+        return [
+            Claim(*key, queue, runner, piece.epoch)
+            for key, piece in sorted(self._pieces.items())
+            if (piece.runner, piece.offer.queue) == (runner, queue)
+        ]
+
     def renew(self, runner: str) -> Renewal:
         """Count a beat; hand over what the runner was nudged about."""
         known = runner in self.beats

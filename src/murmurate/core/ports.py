@@ -256,6 +256,10 @@ class Log(Protocol):
         """
         ...
 
+    async def held(self, queue: str, runner: str) -> list[Claim]:
+        """Return what the runner holds of a queue, for one that did not hear what it was given."""
+        ...
+
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; enlist it when it is not known."""
         ...

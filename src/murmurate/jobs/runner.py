@@ -71,6 +71,10 @@ class Runner:
         """Those of which it was said that their ends could not be written yet."""
         self._unheard: set[_Place] = set()
         """Runs with news that could not be read yet."""
+        self._deciding: set[_Place] = set()
+        """Those whose ends are being written."""
+        self._may_hold_more = False
+        """Whether we may have been given runs without hearing which."""
         self._is_deaf = False
         """Whether news may have been lost on the way: we were handed it, and did not get it."""
         self._aside: set[asyncio.Task[Any]] = set()
@@ -141,11 +145,11 @@ class Runner:
         Returns whether it is decided: written, or another runner's business by now. It goes on
         when whoever waits for it is cancelled: a run that nobody ends is held for ever.
         """
-        return await asyncio.shield(self._do_aside(self._end(claim, write)))
+        return await asyncio.shield(self._decide(claim, write))
 
     def end_soon(self, claim: Claim, write: _Step) -> None:
         """Write what becomes of a run, without keeping anybody waiting for it."""
-        self._do_aside(self._end(claim, write))
+        self._decide(claim, write)
 
     async def live(self) -> None:
         """Renew once; look into what we were nudged about; write the ends that were left.
@@ -185,15 +189,35 @@ class Runner:
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._stopping:
             return
-        for claim in await self._log.claim(QUEUE, self.name, limit=room):
-            place = (claim.tenant, claim.stream)
-            self._tasks[place] = asyncio.create_task(self._go_on(claim))
-            self._tasks[place].add_done_callback(lambda _, place=place: self._ended(place))
+        if self._may_hold_more:
+            for claim in await self._log.held(QUEUE, self.name):
+                if not self._is_at_work_on(claim):
+                    self._begin(claim)
+        self._may_hold_more = True  # until we hear what we were given
+        claims = await self._log.claim(QUEUE, self.name, limit=room)
+        self._may_hold_more = False
+        for claim in claims:
+            self._begin(claim)
 
     async def read(self, tenant: str, run_id: str) -> RunState:
         """Return what is known of a run. `LogCorruptError`: its entries are damaged."""
         async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
             return folded(run_id, [stored async for stored in entries])
+
+    def _begin(self, claim: Claim) -> None:
+        """Work on a run beside the others; an attempt that was fenced may still be ending."""
+        place = (claim.tenant, claim.stream)
+        task = self._tasks[place] = asyncio.create_task(self._go_on(claim))
+        task.add_done_callback(lambda task: self._ended(place, task))
+
+    def _is_at_work_on(self, claim: Claim) -> bool:
+        place = (claim.tenant, claim.stream)
+        known = (self._tasks, self._stops, self._left, self._deciding)
+        return any(place in some for some in known)
+
+    def _decide(self, claim: Claim, write: _Step) -> "asyncio.Task[bool]":
+        self._deciding.add((claim.tenant, claim.stream))
+        return self._do_aside(self._end(claim, write))
 
     def _do_aside(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         task = asyncio.create_task(work)
@@ -217,6 +241,8 @@ class Runner:
                 self._left[place] = (claim, write)
                 self._late.add(place)
             return False
+        finally:
+            self._deciding.discard(place)
         self._late.discard(place)
         return True
 
@@ -242,9 +268,10 @@ class Runner:
             waiting.cancel()
             sleeping.cancel()
 
-    def _ended(self, place: _Place) -> None:
-        del self._tasks[place]
-        self._cancelled.discard(place)
+    def _ended(self, place: _Place, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(place) is task:  # and not the next attempt, after we were revoked
+            del self._tasks[place]
+            self._cancelled.discard(place)
         self.wake()  # there is room again
 
     async def _look_into(self, tenant: str, stream: str) -> None:

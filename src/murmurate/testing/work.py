@@ -261,6 +261,23 @@ class WorkContract(Stories):
 
         self.play(story)
 
+    def test_a_runner_can_ask_what_it_holds(self) -> None:
+        """Its claims come back as they were given, of the queue alone."""
+
+        async def story(log: Log) -> None:
+            await enlisted(log, A, B)
+            await offered(log, "a", "b", "c")
+            await log.append([], work=[Offer(T, "d", "other", holder=A)])
+            claims = await log.claim(QUEUE, A, limit=2)
+            await log.claim(QUEUE, B, limit=1)
+            assert await log.held(QUEUE, A) == claims
+            await log.append([], fence=claims[0], work=[Done(T, "a")])
+            assert await log.held(QUEUE, A) == claims[1:]
+            await log.revoke(A)
+            assert await log.held(QUEUE, A) == []
+
+        self.play(story)
+
     def test_a_revoked_runner_gets_nothing_until_it_has_renewed(self) -> None:
         """Its renewal tells it: everything that it held is gone."""
 

@@ -207,6 +207,10 @@ class PostgresLog:
             lambda db: self._works.claim(db, queue, runner, limit=limit, now_ms=now_ms)
         )
 
+    async def held(self, queue: str, runner: str) -> list[Claim]:
+        """Return what the runner holds of a queue; see `Log`."""
+        return await self._readers.do(lambda db: self._queries.held(db, queue, runner))
+
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
         return await self._writer.do(lambda db: self._works.renew(db, runner))

@@ -10,7 +10,7 @@ from murmurate.adapters.log_checksums import entry_checksum, head_checksum
 from murmurate.adapters.postgres.database import Connection, Database
 from murmurate.adapters.sqlite.damage import KNOWN_MAX, Damage, Reason
 from murmurate.adapters.sqlite.queries import PAGE_BYTES, PAGE_ROWS, Head, Page, missing
-from murmurate.core.ports import Stored, WorkInfo
+from murmurate.core.ports import Claim, Stored, WorkInfo
 
 _COLUMNS = "tenant, stream, seq, position, epoch, kind, at, body, crc"
 
@@ -52,6 +52,8 @@ _HEADLESS = f"""SELECT tenant, stream, min(seq), max(seq) FROM log.entry AS e
     GROUP BY tenant, stream LIMIT {KNOWN_MAX}"""  # noqa: S608
 _WORK = f"""SELECT tenant, stream, queue, priority, due, runner, epoch FROM log.work
     WHERE tenant = $1 AND stream > $2 AND queue = $3 ORDER BY stream LIMIT {PAGE_ROWS}"""  # noqa: S608
+_HELD = """SELECT tenant, stream, epoch FROM log.work WHERE runner = $1 AND queue = $2
+    ORDER BY tenant, stream"""
 _ANY_DUE = """SELECT EXISTS (
         SELECT 1 FROM log.work WHERE queue = $1 AND runner IS NULL AND due = 0)
     OR EXISTS (
@@ -67,6 +69,7 @@ class Queries:
         self._page, self._news, self._streams = sql(_PAGE), sql(_NEWS), sql(_STREAMS)
         self._all_names, self._headless = sql(_ALL_NAMES), sql(_HEADLESS)
         self._work, self._any_due = sql(_WORK), sql(_ANY_DUE)
+        self._held = sql(_HELD)
         self._beats = sql("SELECT name, beat FROM log.runner")
 
     async def page(
@@ -135,6 +138,11 @@ class Queries:
     async def work(self, db: Connection, tenant: str, queue: str, after: str) -> list[WorkInfo]:
         """Return the next pieces of a tenant's work in a queue."""
         return [WorkInfo(*row) for row in await db.fetch(self._work, tenant, after, queue)]
+
+    async def held(self, db: Connection, queue: str, runner: str) -> list[Claim]:
+        """Return what a runner holds of a queue."""
+        rows = await db.fetch(self._held, runner, queue)
+        return [Claim(tenant, stream, queue, runner, epoch) for tenant, stream, epoch in rows]
 
     async def is_any_due(self, db: Connection, queue: str, now_ms: int) -> bool:
         """Tell whether there is anything to claim."""

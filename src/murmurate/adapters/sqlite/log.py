@@ -189,6 +189,10 @@ class SqliteLog:
         claiming = partial(works.claim, queue=queue, runner=runner, limit=limit, now_ms=now_ms)
         return await self._writer.do(claiming)
 
+    async def held(self, queue: str, runner: str) -> list[Claim]:
+        """Return what the runner holds of a queue; see `Log`."""
+        return await self._readers.do(partial(works.held, queue=queue, runner=runner))
+
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
         return await self._writer.do(partial(works.renew, runner=runner))

@@ -34,6 +34,8 @@ _BEAT = """INSERT INTO runner VALUES (?, 1) ON CONFLICT DO UPDATE SET beat = bea
     RETURNING beat"""
 _NUDGED = "SELECT tenant, stream FROM work WHERE runner = ? AND nudged = 1 ORDER BY tenant, stream"
 _HEARD = "UPDATE work SET nudged = 0 WHERE runner = ? AND nudged = 1"
+_HELD = """SELECT tenant, stream, epoch FROM work WHERE runner = ? AND queue = ?
+    ORDER BY tenant, stream"""
 _FREE = "UPDATE work SET runner = NULL, nudged = 0 WHERE runner = ?"
 _PAGE = """SELECT tenant, stream, queue, priority, due, runner, epoch FROM work
     WHERE tenant = ? AND stream > ? AND queue = ? ORDER BY stream LIMIT ?"""
@@ -74,6 +76,14 @@ def claim(
     db.executemany(_SERVE, [(queue, *lane) for lane in served.items()])
     return [
         Claim(tenant, stream, queue, runner, epoch + 1) for tenant, stream, epoch, _, _ in ready
+    ]
+
+
+def held(db: sqlite3.Connection, queue: str, runner: str) -> list[Claim]:
+    """Return what a runner holds of a queue."""
+    return [
+        Claim(text_of(tenant), text_of(stream), queue, runner, number_of(epoch))
+        for tenant, stream, epoch in rows_of(db, _HELD, (runner, queue))
     ]
 
 
