@@ -510,6 +510,7 @@ def test_a_revoked_server_that_takes_its_run_back_knows_the_new_attempt() -> Non
         assert stage.a.runner.working == 1
         await stage.b.runs.cancel("a", run_id)
         assert (await stage.ended(run_id)).status == "cancelled"
+        await asyncio.sleep(1)
         assert stage.a.runner.working == 0
         await stage.a.down()
 
