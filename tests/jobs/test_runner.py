@@ -515,3 +515,31 @@ def test_a_revoked_server_that_takes_its_run_back_knows_the_new_attempt() -> Non
         await stage.a.down()
 
     play(story, servers="")
+
+
+def test_a_fault_that_nobody_foresaw_ends_neither_beats_nor_claims() -> None:
+    async def story(stage: Stage) -> None:
+        faults = 0
+        renew, beats, claim = stage.log.renew, stage.log.beats, stage.log.claim
+        await stage.a.up()
+
+        def faulty(method: Any) -> Any:
+            async def called(*args: Any, **kwargs: Any) -> Any:
+                nonlocal faults
+                if now_s() < until_s:
+                    faults += 1
+                    raise ZeroDivisionError
+                return await method(*args, **kwargs)
+
+            return called
+
+        until_s = now_s() + 1
+        stage.log.renew, stage.log.beats = faulty(renew), faulty(beats)  # type: ignore[method-assign]
+        stage.log.claim = faulty(claim)  # type: ignore[method-assign]
+        run_id = await stage.a.runs.submit(request())
+        assert (await stage.ended(run_id)).status == "finished"
+        assert faults > 3
+        assert len(stage.a.events.named("runs.fault")) == 3  # once a task
+        await stage.a.down()
+
+    play(story, servers="")
