@@ -11,6 +11,7 @@ from statistics import median
 
 import msgspec
 import uvloop
+from untraced import Untraced
 
 from murmurate.adapters.logs import JsonLog
 from murmurate.adapters.sqlite.log import SqliteLog
@@ -95,7 +96,7 @@ class Server:
         self.log = SqliteLog(folder / "truth.db", clock=clock)
         self.agent = Trivial()
         events = JsonLog(folder / "events.log", clock=clock)
-        outside = {"log": self.log, "clock": clock, "events": events}
+        outside = {"log": self.log, "clock": clock, "events": events, "tracer": Untraced()}
         self.runner = Runner(self.agent, OpenJournals(self.log), name="bench", **outside)
 
     async def begin(self, runs: int, *, due_ms: int = 0) -> None:

@@ -138,6 +138,7 @@ def platform(
     well: bool = True,
     failures: int = 0,
     embedder: Any = None,
+    leads: bool = True,
     troubles: Callable[[], Mapping[str, Trouble]] = dict,
 ) -> tuple[compose.Platform, FakeClock, RecordingLog]:
     clock = FakeClock()
@@ -147,6 +148,7 @@ def platform(
         clock=clock,
         ids=ids,
         runner="server",
+        leads=leads,
         log=MemoryLog(clock=clock),
         tracer=Recorder(clock=clock, ids=ids, sink=lambda _: None),
         traces=NoTraces(),
@@ -388,6 +390,15 @@ def test_an_agents_answer_is_cached_under_the_version_of_its_documents() -> None
     assert compose.agent_policy(config, documents, clerk) is None
 
 
+def test_a_server_beside_the_first_one_waits_for_no_documents() -> None:
+    async def story() -> None:
+        service, _, _ = platform(leads=False)
+        readiness = await service.readiness()
+        assert (readiness.ready, readiness.parts["documents docs"]) == (True, "ready")
+
+    asyncio.run(story())
+
+
 def test_it_is_ready_when_the_engines_are_well_and_the_documents_are_read() -> None:
     async def story() -> None:
         service, _, _ = platform()
@@ -454,18 +465,6 @@ def test_a_first_pass_that_takes_for_ever_does_not_keep_the_service_from_being_r
         service, clock, _ = platform()
         clock.time_s += compose.READY_WAIT_S
         assert (await service.readiness()).ready
-
-    asyncio.run(story())
-
-
-def test_a_server_that_leaves_the_documents_to_the_first_one_is_ready_without() -> None:
-    async def story() -> None:
-        service, _, _ = platform()
-        assert not (await service.readiness()).ready
-        service.leave_documents()
-        readiness = await service.readiness()
-        assert readiness.ready
-        assert not [part for part in readiness.parts if part.startswith("documents")]
 
     asyncio.run(story())
 

@@ -136,6 +136,8 @@ class Outside:
     ids: Ids
     runner: str
     """The name under which this server holds work; no other life of it has the same."""
+    leads: bool = True
+    """Whether it looks after the documents: of servers side by side, the first one does."""
     log: Log
     tracer: Tracer
     traces: Traces
@@ -183,6 +185,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         name=outside.runner,
         log=outside.log,
         clock=outside.clock,
+        tracer=outside.tracer,
         events=outside.events,
         at_a_time=config.runs.at_a_time,
     )
@@ -426,7 +429,8 @@ class Platform:
         self._began_s = outside.clock.now_s()
         self._healthy: dict[str, bool] = {}
         self._healthy_until_s = 0.0
-        self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, NOT_READ)
+        begins = NOT_READ if outside.leads else READY
+        self._first_pass: dict[str, str] = dict.fromkeys(config.knowledge, begins)
 
     def chat_models(self, tenant: str) -> Sequence[str]:
         """Return agents first, then models; no agent that answers from what is not the tenant's."""
@@ -584,10 +588,6 @@ class Platform:
                 self._outside.events.event("ingest.failed", collection=name, detail=detail)
                 await self._outside.clock.sleep(FIRST_PASS_WAIT_S_MAX)
 
-    def leave_documents(self) -> None:
-        """Leave reading them to the first server: it was ready before this one was started."""
-        self._first_pass.clear()
-
     async def first_pass(self) -> None:
         """Read every collection once at start, side by side: a fault in one stops no other."""
         async with asyncio.TaskGroup() as passes:
@@ -732,6 +732,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         clock=clock,
         ids=ids,
         runner=place.runner,
+        leads=place.number == 0,
         log=log,
         tracer=tracer,
         traces=telemetry,

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import pytest
 
 from murmurate.adapters.postgres.bell import Bell
-from murmurate.adapters.postgres.database import Database
+from murmurate.adapters.postgres.database import Connection, Database
 from murmurate.adapters.postgres.format import VERSION, lock
 from murmurate.adapters.postgres.log import NAMES_BYTES_MAX, PostgresLog
 from murmurate.adapters.postgres.survey import survey
@@ -221,6 +221,30 @@ def test_a_server_that_hangs_in_its_transaction_is_waited_for_within_a_bound(
         assert await log.append([entry("b")]) == [1]
 
     play(postgres, schema, story)
+
+
+def test_every_transaction_is_bounded_and_durable_whatever_the_role_is_set_to(
+    postgres: PostgresServer, schema: str
+) -> None:
+    """One that hangs is ended by PostgreSQL, so that the others get their turn."""
+    wanted = {
+        "lock_timeout": "5s",
+        "statement_timeout": "20s",
+        "idle_in_transaction_session_timeout": "10s",
+        "synchronous_commit": "on",
+    }
+
+    async def settings(db: Connection) -> dict[str, str]:
+        return {name: str(await db.fetchval(f"SHOW {name}")) for name in wanted}
+
+    async def story(log: PostgresLog) -> None:
+        assert await log._writer.do(settings) == wanted
+
+    postgres.ask_all(["ALTER ROLE CURRENT_USER SET synchronous_commit = off"])
+    try:
+        play(postgres, schema, story)
+    finally:
+        postgres.ask_all(["ALTER ROLE CURRENT_USER RESET synchronous_commit"])
 
 
 def test_connections_that_are_ended_are_made_anew_and_nobody_notices(

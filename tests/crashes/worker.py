@@ -29,6 +29,7 @@ from murmurate.core.ports import Log
 from murmurate.core.types import Delta, Finished, FinishReason, Request
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.runner import Runner
+from tests.fakes import RecordingTracer
 
 STEPS = 10
 SIGNALS = {"die": signal.SIGKILL, "hang": signal.SIGSTOP}
@@ -90,7 +91,8 @@ async def main(where: str, name: str, folder: Path, receiver: str) -> None:
     journals = OpenJournals(log)
     agent = Agent(journals, folder, receiver)
     events = JsonLog(folder / f"{name}.log", clock=clock)
-    runner = Runner(agent, journals, name=name, log=log, clock=clock, events=events)
+    tracer = RecordingTracer()
+    runner = Runner(agent, journals, name=name, log=log, clock=clock, tracer=tracer, events=events)
     await runner.enlist()
     loop = asyncio.get_running_loop()
 

@@ -12,7 +12,7 @@ from murmurate.core.types import Delta, Finished, FinishReason, Request, Session
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
-from tests.fakes import LoopClock, RecordingLog, ask, seeded_ids
+from tests.fakes import LoopClock, RecordingLog, RecordingTracer, ask, seeded_ids
 
 STEPS = 3
 SESSION = SessionRef("sess_1")
@@ -75,7 +75,10 @@ class Server:
         self.journals = OpenJournals(self.wire)  # type: ignore[arg-type]
         self.agent = Agent(shop, self.journals, **settings)
         outside: dict[str, Any] = {"log": self.wire, "clock": self.clock}
-        self.runner = Runner(self.agent, self.journals, name=name, events=self.events, **outside)
+        self.tracer = RecordingTracer()
+        self.runner = Runner(
+            self.agent, self.journals, name=name, events=self.events, tracer=self.tracer, **outside
+        )
         self.runs = Runs(
             self.agent,
             self.runner,

@@ -88,6 +88,10 @@ def test_a_step_that_is_done_wipes_out_the_attempts_before_it() -> None:
     assert state(BEGUN, stumbled, step(1), stumbled).stumbles == 1
 
 
+def test_a_step_that_was_delivered_twice_counts_once() -> None:
+    assert state(BEGUN, step(1), step(1), step(2)).steps == state(BEGUN, step(1), step(2)).steps
+
+
 def test_words_of_a_later_version_change_nothing() -> None:
     assert state(BEGUN, ("run.sang", Nothing()), step(1)) == state(BEGUN, step(1))
 

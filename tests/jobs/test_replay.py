@@ -125,7 +125,13 @@ class House:
             writer="w",
         )
         self.runner = Runner(
-            self.sessions, journals, name="r", log=self.log, clock=clock, events=RecordingLog()
+            self.sessions,
+            journals,
+            name="r",
+            log=self.log,
+            clock=clock,
+            events=RecordingLog(),
+            tracer=RecordingTracer(),
         )
         self.runs = Runs(
             self.sessions,
@@ -281,15 +287,16 @@ def test_a_second_attempt_in_the_background_reads_what_the_first_has_read() -> N
         claim = Claim("a", stream, "runs", "r", 1)
         first = KeptJournal(log, claim, Begun(ask()))
         await first.step(StepKind.MODEL, "tiny").done(b"[]")
-        taken = KeptJournal.taken_over(log, claim, Begun(ask()), [])
+        past = folded("run_1", [entry async for entry in log.read("a", stream)]).steps
+        taken = KeptJournal.taken_over(log, claim, Begun(ask()), past)
         taken.sees(7)
-        await taken.step(StepKind.MODEL, "tiny").done(b"[]")
+        assert taken.step(StepKind.MODEL, "tiny").outcome == b"[]"
         await taken.step(StepKind.TOOL, "book", "{}").done(b"{}")
         entries = [entry async for entry in log.read("a", stream)]
         state = folded("run_1", entries)
-        assert (state.begun.seen, [step.arguments for step in state.steps[1:]]) == (7, ["", "{}"])
+        assert (state.begun.seen, [step.arguments for step in state.steps]) == (7, ["", "{}"])
         assert [entry.kind for entry in entries].count("run.read") == 1
-        again = KeptJournal.taken_over(log, claim, state.begun, state.steps[1:])
+        again = KeptJournal.taken_over(log, claim, state.begun, state.steps)
         assert again.step(StepKind.MODEL, "tiny").outcome == b"[]"
         with pytest.raises(RunDivergedError, match="would be that with other arguments now"):
             again.step(StepKind.TOOL, "book", "[]")

@@ -1,6 +1,7 @@
 """The promises: checked after each request, after each life of a server, and at the end."""
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -22,6 +23,8 @@ from tests.sim.world import CONFIG, KEYS, TENANTS, Generation, World
 AT_ONCE_S = 1e-6
 ENDS = (Kind.FINISHED, Kind.FAILED, Kind.CANCELLED)
 ROUNDING_NS = 2
+NUMBERS = re.compile(r"#\d+")
+"""Which answer of its engine it was."""
 SHARED_TRACE = "5ca1ab1e" * 4
 """A trace id that clients of both tenants send: it proves nothing about who they are."""
 SERVER_FULL = "the most this server takes"
@@ -80,7 +83,7 @@ def check_traces(world: World) -> None:
 
 def trace_faults(spans: list[SpanRecord], *, roots: range = range(1, 2)) -> Iterator[str]:
     """One root; every other span lies within its parent, under the same tenant."""
-    found = sum(span.is_root for span in spans)
+    found = sum(span.is_root and span.name != "run" for span in spans)  # runs go on by themselves
     if found not in roots:
         yield f"its trace has {found} roots"
     by_id = {span.span_id: span for span in spans}
@@ -268,8 +271,8 @@ def fits(turn: Turn, messages: list[SessionMessage]) -> bool:
         return False
     text = "".join(part.text for part in answer.parts if not isinstance(part, CallPart))
     calls = tuple(part.name for part in answer.parts if isinstance(part, CallPart))
-    if turn.outcome is Outcome.UNKNOWN:
-        return text.startswith(turn.answer)
+    if turn.outcome is Outcome.UNKNOWN:  # another server may have asked the model once more
+        return NUMBERS.sub("#", text).startswith(NUMBERS.sub("#", turn.answer))
     return (text, calls) == (turn.answer, turn.calls)
 
 

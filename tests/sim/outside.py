@@ -93,10 +93,6 @@ class Disk:
         """Take work; see `Log`."""
         return await self._written(lambda: at_once(self._kept.claim(queue, runner, limit=limit)))
 
-    async def held(self, queue: str, runner: str) -> list[Claim]:
-        """Return what a runner holds; see `Log`."""
-        return await self._kept.held(queue, runner)
-
     async def renew(self, runner: str) -> Renewal:
         """Say that a runner lives; see `Log`."""
         return await self._written(lambda: at_once(self._kept.renew(runner)))
@@ -108,6 +104,10 @@ class Disk:
     async def beats(self) -> dict[str, int]:
         """Return every runner's beats; see `Log`."""
         return await self._kept.beats()
+
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        return await self._kept.held(runner)
 
     def work(self, tenant: str, queue: str, *, after: str = "") -> AsyncGenerator[WorkInfo]:
         """Yield the tenant's work; see `Log`."""

@@ -44,6 +44,7 @@ class Table(Enum):
         ("tenant", "stream", "queue", "priority", "turn", "due", "runner", "epoch", "nudged"),
         2,
     )
+    LANE = ("lane", ("queue", "priority", "served"), 2)
     RUNNER = ("runner", ("name", "beat"), 1)
 
     def __init__(self, title: str, columns: tuple[str, ...], keys: int) -> None:
@@ -208,7 +209,7 @@ def check(table: Table, row: Row, *, where: str) -> None:
             crc = entry_checksum(fields, values["body"])
         case Table.HEAD:
             crc = head_checksum(key, values["seq"], values["first"], values["snapshot"])
-        case Table.WORK | Table.RUNNER:
+        case Table.WORK | Table.LANE | Table.RUNNER:
             return
     if crc != values["crc"]:
         stream = f"stream {values['stream']} of {values['tenant']}"

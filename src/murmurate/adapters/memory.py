@@ -142,11 +142,6 @@ class MemoryLog:
         self._check_open()
         return self._board.claim(queue, runner, limit=limit, now_ms=self._clock.unix_ms())
 
-    async def held(self, queue: str, runner: str) -> list[Claim]:
-        """Return what the runner holds of a queue; see `Log`."""
-        self._check_open()
-        return self._board.held(queue, runner)
-
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
         self._check_open()
@@ -156,6 +151,11 @@ class MemoryLog:
         """Return every runner's count of renewals."""
         self._check_open()
         return dict(self._board.beats)
+
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        self._check_open()
+        return self._board.held(runner)
 
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
         """Take everything from a runner; see `Log`."""

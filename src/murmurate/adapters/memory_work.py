@@ -76,14 +76,6 @@ class Board:
             claims.append(Claim(*key, queue, runner, piece.epoch))
         return claims
 
-    def held(self, queue: str, runner: str) -> list[Claim]:
-        """Return what the runner holds."""
-        return [
-            Claim(*key, queue, runner, piece.epoch)
-            for key, piece in sorted(self._pieces.items())
-            if (piece.runner, piece.offer.queue) == (runner, queue)
-        ]
-
     def renew(self, runner: str) -> Renewal:
         """Count a beat; hand over what the runner was nudged about."""
         known = runner in self.beats
@@ -92,6 +84,14 @@ class Board:
         for key in nudged:
             self._pieces[key] = replace(self._pieces[key], nudged=False)
         return Renewal(known, tuple(sorted(nudged)))
+
+    def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds."""
+        return [
+            Claim(*key, piece.offer.queue, runner, piece.epoch)
+            for key, piece in sorted(self._pieces.items())
+            if piece.runner == runner
+        ]
 
     def revoke(self, runner: str, beat: int | None) -> bool:
         """Take everything from a runner, unless it has beaten since."""

@@ -256,16 +256,19 @@ class Log(Protocol):
         """
         ...
 
-    async def held(self, queue: str, runner: str) -> list[Claim]:
-        """Return what the runner holds of a queue, for one that did not hear what it was given."""
-        ...
-
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; enlist it when it is not known."""
         ...
 
     async def beats(self) -> dict[str, int]:
         """Return every runner's count of renewals."""
+        ...
+
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds, in the order of tenants and streams.
+
+        The answer to a claim can be lost on the way: then only this tells what was claimed.
+        """
         ...
 
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:

@@ -177,8 +177,7 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
         state = new(state, epoch_last=stored.epoch)
     match stored.kind:
         case Kind.STEP:
-            step = msgspec.json.decode(body, type=StepDone)
-            return new(state, steps=(*state.steps, step), stumbles=0)
+            return _advanced(state, msgspec.json.decode(body, type=StepDone))
         case Kind.READ:
             seen = msgspec.json.decode(body, type=Read).seen
             return new(state, begun=new(state.begun, seen=seen))
@@ -193,6 +192,12 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
             return _ended(new(state, ended_ms=at_ms), stored)
         case _:
             return state  # a later version's word, which changes nothing here
+
+
+def _advanced(state: RunState, step: StepDone) -> RunState:
+    if any(known.number == step.number for known in state.steps):
+        return state  # it was delivered twice: the first one counts
+    return msgspec.structs.replace(state, steps=(*state.steps, step), stumbles=0)
 
 
 def _ended(state: RunState, stored: Stored) -> RunState:

@@ -6,14 +6,17 @@ and are held by this runner, too.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
+import msgspec
+
 from murmurate.core.clock import Clock
 from murmurate.core.errors import FencedError, LogCorruptError, MurmurateError, RunPoisonError
-from murmurate.core.ports import Claim, EventLog, Log, Model
-from murmurate.core.types import Delta
+from murmurate.core.ports import Claim, EventLog, Log, Model, Tracer
+from murmurate.core.types import Delta, TraceRef
 from murmurate.jobs.attempts import again_ms, is_poison
 from murmurate.jobs.entries import QUEUE, RunState, RunStatus, folded, id_of, stream_of
 from murmurate.jobs.journal import (
@@ -30,6 +33,8 @@ CLAIM_POLL_S = 0.2
 """How often to look for what another server has offered; our own offers wake us at once."""
 AT_A_TIME_MAX = 64
 """Runs that one server works on beside those that clients wait for."""
+COUNT_EVERY_S = 5.0
+"""How often to ask the log what we hold."""
 LEFT_MAX = 10_000
 """Ends of runs to be written once the log can be. What is beyond waits for a revocation."""
 LEFT_AT_ONCE = 256
@@ -53,6 +58,7 @@ class Runner:
         name: str,
         log: Log,
         clock: Clock,
+        tracer: Tracer,
         events: EventLog,
         at_a_time: int = AT_A_TIME_MAX,
     ) -> None:
@@ -61,6 +67,7 @@ class Runner:
         self._journals = journals
         self._log = log
         self._clock = clock
+        self._tracer = tracer
         self._events = events
         self._at_a_time = at_a_time
         self._tasks: dict[_Place, asyncio.Task[None]] = {}
@@ -69,12 +76,11 @@ class Runner:
         self._left: dict[_Place, tuple[Claim, _Step]] = {}
         self._late: set[_Place] = set()
         """Those of which it was said that their ends could not be written yet."""
+        self._ending: Counter[_Place] = Counter()
+        self._count_s = clock.now_s() + COUNT_EVERY_S
+        """When to count next what we hold."""
         self._unheard: set[_Place] = set()
         """Runs with news that could not be read yet."""
-        self._deciding: set[_Place] = set()
-        """Those whose ends are being written."""
-        self._may_hold_more = False
-        """Whether we may have been given runs without hearing which."""
         self._is_deaf = False
         """Whether news may have been lost on the way: we were handed it, and did not get it."""
         self._aside: set[asyncio.Task[Any]] = set()
@@ -142,14 +148,15 @@ class Runner:
     async def end(self, claim: Claim, write: _Step) -> bool:
         """Write what becomes of a run; where the log can't now, as soon as it can.
 
-        Returns whether it is decided: written, or another runner's business by now. It goes on
-        when whoever waits for it is cancelled: a run that nobody ends is held for ever.
+        Returns whether it is written: else it is still to be, or another runner's business by now,
+        or over already, where an acknowledgement was lost. It goes on when whoever waits for it is
+        cancelled: a run that nobody ends is held for ever.
         """
-        return await asyncio.shield(self._decide(claim, write))
+        return await asyncio.shield(self._do_aside(self._end(claim, write)))
 
     def end_soon(self, claim: Claim, write: _Step) -> None:
         """Write what becomes of a run, without keeping anybody waiting for it."""
-        self._decide(claim, write)
+        self._do_aside(self._end(claim, write))
 
     async def live(self) -> None:
         """Renew once; look into what we were nudged about; write the ends that were left.
@@ -184,40 +191,38 @@ class Runner:
                 self.wake()
 
     async def work(self) -> None:
-        """Claim as much as there is room for, and begin it."""
+        """Claim as much as there is room for, and begin it.
+
+        Now and then, and after a claim whose answer was lost, begin what we hold unknowingly.
+        """
         self._wake.clear()
+        now_s = self._clock.now_s()
+        if now_s >= self._count_s and not self._stopping:
+            self._count_s = now_s + COUNT_EVERY_S
+            for claim in await self._log.held(self.name):
+                if claim.queue == QUEUE and not self._knows((claim.tenant, claim.stream)):
+                    self._begin(claim)
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._stopping:
             return
-        if self._may_hold_more:
-            for claim in await self._log.held(QUEUE, self.name):
-                if not self._is_at_work_on(claim):
-                    self._begin(claim)
-        self._may_hold_more = True  # until we hear what we were given
-        claims = await self._log.claim(QUEUE, self.name, limit=room)
-        self._may_hold_more = False
-        for claim in claims:
+        self._count_s, later_s = now_s, self._count_s
+        for claim in await self._log.claim(QUEUE, self.name, limit=room):
             self._begin(claim)
+        self._count_s = later_s
 
     async def read(self, tenant: str, run_id: str) -> RunState:
         """Return what is known of a run. `LogCorruptError`: its entries are damaged."""
         async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
             return folded(run_id, [stored async for stored in entries])
 
+    def _knows(self, place: _Place) -> bool:
+        """Tell whether somebody here works on a run, or writes its end."""
+        return any(place in known for known in (self._tasks, self._stops, self._left, self._ending))
+
     def _begin(self, claim: Claim) -> None:
-        """Work on a run beside the others; an attempt that was fenced may still be ending."""
         place = (claim.tenant, claim.stream)
-        task = self._tasks[place] = asyncio.create_task(self._go_on(claim))
-        task.add_done_callback(lambda task: self._ended(place, task))
-
-    def _is_at_work_on(self, claim: Claim) -> bool:
-        place = (claim.tenant, claim.stream)
-        known = (self._tasks, self._stops, self._left, self._deciding)
-        return any(place in some for some in known)
-
-    def _decide(self, claim: Claim, write: _Step) -> "asyncio.Task[bool]":
-        self._deciding.add((claim.tenant, claim.stream))
-        return self._do_aside(self._end(claim, write))
+        self._tasks[place] = asyncio.create_task(self._go_on(claim))
+        self._tasks[place].add_done_callback(lambda task: self._ended(place, task))
 
     def _do_aside(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         task = asyncio.create_task(work)
@@ -227,13 +232,15 @@ class Runner:
 
     async def _end(self, claim: Claim, write: _Step) -> bool:
         place = (claim.tenant, claim.stream)
+        self._ending[place] += 1
         try:
             try:
                 await write()
             except LogCorruptError:
                 await put_aside(self._log, claim)
         except FencedError:
-            pass
+            self._late.discard(place)
+            return False
         except MurmurateError as error:
             if place not in self._late:
                 self._events.event("runs.not_ended", code=error.code, detail=error.detail)
@@ -242,7 +249,7 @@ class Runner:
                 self._late.add(place)
             return False
         finally:
-            self._deciding.discard(place)
+            self._ending -= Counter([place])
         self._late.discard(place)
         return True
 
@@ -273,7 +280,7 @@ class Runner:
             sleeping.cancel()
 
     def _ended(self, place: _Place, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(place) is task:  # and not the next attempt, after we were revoked
+        if self._tasks.get(place) is task:  # not one that we have claimed anew meanwhile
             del self._tasks[place]
             self._cancelled.discard(place)
         self.wake()  # there is room again
@@ -307,9 +314,7 @@ class Runner:
             later_ms = self._clock.unix_ms() + UNREAD_PAUSE_MS
             await self.end(claim, lambda: put_back(log, claim, due_ms=later_ms))
             return
-        except (
-            asyncio.CancelledError
-        ):  # cancelled before it was begun: the next one to look sees it
+        except asyncio.CancelledError:  # before it was begun; the next one to look sees why
             await self.end(claim, lambda: put_back(log, claim))
             raise
         journal = KeptJournal.taken_over(log, claim, state.begun, state.steps)
@@ -328,11 +333,16 @@ class Runner:
         """Answer the run's request; what its journal knows is not done again."""
         request, claim = state.begun.request, journal.claim
         self._journals.open(request, journal)
+        # In the trace of whoever asked, but a root of its own: the one of the request has ended.
+        trace, tenant = TraceRef(request.trace.trace_id), request.tenant
+        facts = {"run": state.id, "epoch": claim.epoch}
         try:
-            async with aclosing(self._below.answer(request)) as deltas:
-                answer: list[Delta] = [delta async for delta in deltas]
-            if not journal.is_over:
-                await journal.finish([], answer)
+            with self._tracer.span(trace, "run", tenant=tenant, **facts) as span:
+                work = msgspec.structs.replace(request, trace=span.ref)
+                async with aclosing(self._below.answer(work)) as deltas:
+                    answer: list[Delta] = [delta async for delta in deltas]
+                if not journal.is_over:
+                    await journal.finish([], answer)
         except FencedError:
             return
         except asyncio.CancelledError:

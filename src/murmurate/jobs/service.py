@@ -142,8 +142,8 @@ class Runs:
             write = journal.cancel if cancelled else lambda error=error: journal.fail(error)
             if not await self._runner.end(claim, write):
                 raise RunOpenError(
-                    f"{error.detail}; {id_of(stream)} has begun, and as its end can't be written"
-                    " now, it may still be finished: look at it before you ask again",
+                    f"{error.detail}; {id_of(stream)} has begun, and its failure could not be"
+                    " written: it may be finished, or be so soon. Look at it before you ask again",
                     retry_s=error.retry_s,
                 ) from error
             raise

@@ -261,20 +261,20 @@ class WorkContract(Stories):
 
         self.play(story)
 
-    def test_a_runner_can_ask_what_it_holds(self) -> None:
-        """Its claims come back as they were given, of the queue alone."""
+    def test_what_a_runner_holds_can_be_asked_for(self) -> None:
+        """With the epochs of its claims: whoever lost the answer to a claim finds it here."""
 
         async def story(log: Log) -> None:
             await enlisted(log, A, B)
-            await offered(log, "a", "b", "c")
-            await log.append([], work=[Offer(T, "d", "other", holder=A)])
+            await offered(log, "run/1", "run/2", "run/3")
             claims = await log.claim(QUEUE, A, limit=2)
-            await log.claim(QUEUE, B, limit=1)
-            assert await log.held(QUEUE, A) == claims
-            await log.append([], fence=claims[0], work=[Done(T, "a")])
-            assert await log.held(QUEUE, A) == claims[1:]
+            await log.append([], work=[Offer("other", S, "hooks", holder=A)])
+            mine = await log.held(A)
+            assert mine == [*claims, Claim("other", S, "hooks", A, 1)]
+            await log.append([entry("a", stream="run/1")], fence=mine[0], work=[Done(T, "run/1")])
+            assert [claim.stream for claim in await log.held(A)] == ["run/2", S]
             await log.revoke(A)
-            assert await log.held(QUEUE, A) == []
+            assert await log.held(A) == await log.held(B) == []
 
         self.play(story)
 

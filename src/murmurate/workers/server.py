@@ -103,8 +103,6 @@ async def main(message: ServerBoot, words: Words) -> None:
     if message.number == 0:
         work += [service.platform.follow(), service.platform.examine_log()]
         work.append(service.retention.keep_up())
-    else:
-        service.platform.leave_documents()
     tasks = [asyncio.create_task(each) for each in work]
     try:
         await server.serve(sockets=[listening])

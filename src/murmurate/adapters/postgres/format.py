@@ -50,8 +50,10 @@ TABLES = (
         WHERE runner IS NULL AND due = 0""",
     "CREATE INDEX work_due ON log.work (queue, due) WHERE runner IS NULL AND due > 0",
     "CREATE INDEX work_held ON log.work (runner, nudged) WHERE runner IS NOT NULL",
-    "CREATE INDEX work_claimed ON log.work (queue, priority, turn) WHERE runner IS NOT NULL",
     "CREATE INDEX work_turn ON log.work (queue, priority, tenant, turn)",
+    """CREATE TABLE log.lane (
+        queue TEXT COLLATE "C" NOT NULL, priority BIGINT NOT NULL, served BIGINT NOT NULL,
+        PRIMARY KEY (queue, priority))""",
     'CREATE TABLE log.runner (name TEXT COLLATE "C" PRIMARY KEY, beat BIGINT NOT NULL)',
 )
 

@@ -207,10 +207,6 @@ class PostgresLog:
             lambda db: self._works.claim(db, queue, runner, limit=limit, now_ms=now_ms)
         )
 
-    async def held(self, queue: str, runner: str) -> list[Claim]:
-        """Return what the runner holds of a queue; see `Log`."""
-        return await self._readers.do(lambda db: self._queries.held(db, queue, runner))
-
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
         return await self._writer.do(lambda db: self._works.renew(db, runner))
@@ -218,6 +214,10 @@ class PostgresLog:
     async def beats(self) -> dict[str, int]:
         """Return every runner's count of renewals."""
         return await self._readers.do(self._queries.beats)
+
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        return await self._readers.do(lambda db: self._queries.held(db, runner))
 
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
         """Take everything from a runner; see `Log`."""

@@ -14,6 +14,8 @@ from murmurate.core.ports import Claim, Stored, WorkInfo
 
 _COLUMNS = "tenant, stream, seq, position, epoch, kind, at, body, crc"
 
+_HELD = """SELECT tenant, stream, queue, epoch FROM log.work
+    WHERE runner = $1 ORDER BY tenant, stream"""
 # The entries of a page end with the one that fills it: `before` counts the bytes ahead of each, by
 # the sizes alone, so that big bodies are not even fetched from where PostgreSQL keeps them.
 _PAGE = f"""WITH h AS MATERIALIZED (
@@ -52,8 +54,6 @@ _HEADLESS = f"""SELECT tenant, stream, min(seq), max(seq) FROM log.entry AS e
     GROUP BY tenant, stream LIMIT {KNOWN_MAX}"""  # noqa: S608
 _WORK = f"""SELECT tenant, stream, queue, priority, due, runner, epoch FROM log.work
     WHERE tenant = $1 AND stream > $2 AND queue = $3 ORDER BY stream LIMIT {PAGE_ROWS}"""  # noqa: S608
-_HELD = """SELECT tenant, stream, epoch FROM log.work WHERE runner = $1 AND queue = $2
-    ORDER BY tenant, stream"""
 _ANY_DUE = """SELECT EXISTS (
         SELECT 1 FROM log.work WHERE queue = $1 AND runner IS NULL AND due = 0)
     OR EXISTS (
@@ -69,8 +69,8 @@ class Queries:
         self._page, self._news, self._streams = sql(_PAGE), sql(_NEWS), sql(_STREAMS)
         self._all_names, self._headless = sql(_ALL_NAMES), sql(_HEADLESS)
         self._work, self._any_due = sql(_WORK), sql(_ANY_DUE)
-        self._held = sql(_HELD)
         self._beats = sql("SELECT name, beat FROM log.runner")
+        self._held = sql(_HELD)
 
     async def page(
         self, db: Connection, key: tuple[str, str], after: int, *, beginning: bool
@@ -139,11 +139,6 @@ class Queries:
         """Return the next pieces of a tenant's work in a queue."""
         return [WorkInfo(*row) for row in await db.fetch(self._work, tenant, after, queue)]
 
-    async def held(self, db: Connection, queue: str, runner: str) -> list[Claim]:
-        """Return what a runner holds of a queue."""
-        rows = await db.fetch(self._held, runner, queue)
-        return [Claim(tenant, stream, queue, runner, epoch) for tenant, stream, epoch in rows]
-
     async def is_any_due(self, db: Connection, queue: str, now_ms: int) -> bool:
         """Tell whether there is anything to claim."""
         return bool(await db.fetchval(self._any_due, queue, now_ms))
@@ -151,6 +146,13 @@ class Queries:
     async def beats(self, db: Connection) -> dict[str, int]:
         """Return every runner's count of renewals."""
         return {row["name"]: row["beat"] for row in await db.fetch(self._beats)}
+
+    async def held(self, db: Connection, runner: str) -> list[Claim]:
+        """Return what a runner holds."""
+        return [
+            Claim(row["tenant"], row["stream"], row["queue"], runner, row["epoch"])
+            for row in await db.fetch(self._held, runner)
+        ]
 
 
 def checked(rows: Sequence[Any]) -> tuple[list[Stored], Damage | None]:

@@ -80,9 +80,10 @@ class PostgresStore:
             position = await self._db.fetchval(query, self._entry_table())
             found = await about(self._db, self._database)
             work = await fetch(sql("SELECT * FROM log.work ORDER BY tenant, stream"))
+            lanes = await fetch(sql("SELECT * FROM log.lane ORDER BY queue, priority"))
             runners = await fetch(sql("SELECT * FROM log.runner ORDER BY name"))
         assert found is not None
-        rows = ([tuple(row) for row in some] for some in (work, runners))
+        rows = ([tuple(row) for row in some] for some in (work, lanes, runners))
         mark = mark_of(found["id"], position or 0, heads, snapshots, *rows)
         return Facts(found["id"], position or 0, entries or 0, missing or 0, mark)
 

@@ -15,6 +15,8 @@ _TAKE = """UPDATE log.work AS w SET runner = $2, epoch = w.epoch + 1, nudged = f
         ORDER BY priority DESC, turn, tenant, stream LIMIT $3) AS ready
     WHERE w.tenant = ready.tenant AND w.stream = ready.stream
     RETURNING w.priority, w.turn, w.tenant, w.stream, w.epoch"""
+_SERVE = """INSERT INTO log.lane AS l VALUES ($1, $2, $3)
+    ON CONFLICT (queue, priority) DO UPDATE SET served = greatest(l.served, excluded.served)"""
 _BEAT = """INSERT INTO log.runner AS r VALUES ($1, 1)
     ON CONFLICT (name) DO UPDATE SET beat = r.beat + 1 RETURNING beat"""
 _HEAR = """UPDATE log.work SET nudged = false WHERE runner = $1 AND nudged
@@ -29,6 +31,7 @@ class Works:
     def __init__(self, database: Database) -> None:
         sql = database.sql
         self._enlisted, self._now_due, self._take = sql(_ENLISTED), sql(_NOW_DUE), sql(_TAKE)
+        self._serve = sql(_SERVE)
         self._beat, self._hear = sql(_BEAT), sql(_HEAR)
         self._leave, self._free = sql(_LEAVE), sql(_FREE)
 
@@ -41,6 +44,8 @@ class Works:
         await db.execute(self._now_due, queue, now_ms)
         taken = await db.fetch(self._take, queue, runner, limit)
         in_turn = sorted((-priority, *rest) for priority, *rest in taken)
+        served = {-above: turn for above, turn, *_ in in_turn}  # the last turn of each priority
+        await db.executemany(self._serve, [(queue, *lane) for lane in served.items()])
         return [
             Claim(tenant, stream, queue, runner, epoch) for _, _, tenant, stream, epoch in in_turn
         ]

@@ -51,13 +51,10 @@ _APPEND = f"""WITH heads AS ({_PUT_HEADS})
         $13::bigint[], $14::bytea[])
         WITH ORDINALITY AS e (tenant, stream, seq, epoch, kind, at, crc, body, place)
     ORDER BY place"""  # noqa: S608 - our own words
-# New work stands behind the last turn of its tenant, or of whoever was served last.
+# New work stands behind the last turn of its tenant, or behind the one that was served last.
 _OFFER = """INSERT INTO log.work SELECT $1, $2, $3, $4, 1 + greatest(0,
         (SELECT max(turn) FROM log.work WHERE queue = $3 AND priority = $4 AND tenant = $1),
-        (SELECT max(turn) FROM log.work WHERE queue = $3 AND priority = $4
-            AND runner IS NOT NULL),
-        (SELECT min(turn) - 1 FROM log.work WHERE queue = $3 AND priority = $4
-            AND runner IS NULL AND due = 0)), $5, $6, $7, false"""
+        (SELECT served FROM log.lane WHERE queue = $3 AND priority = $4)), $5, $6, $7, false"""
 _PUT_BACK = """UPDATE log.work SET queue = $3, priority = coalesce($4::bigint, priority),
     due = CASE WHEN nudged THEN 0 ELSE $5::bigint END, runner = NULL, nudged = false
     WHERE tenant = $1 AND stream = $2"""

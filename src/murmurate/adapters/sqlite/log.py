@@ -189,10 +189,6 @@ class SqliteLog:
         claiming = partial(works.claim, queue=queue, runner=runner, limit=limit, now_ms=now_ms)
         return await self._writer.do(claiming)
 
-    async def held(self, queue: str, runner: str) -> list[Claim]:
-        """Return what the runner holds of a queue; see `Log`."""
-        return await self._readers.do(partial(works.held, queue=queue, runner=runner))
-
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
         return await self._writer.do(partial(works.renew, runner=runner))
@@ -200,6 +196,10 @@ class SqliteLog:
     async def beats(self) -> dict[str, int]:
         """Return every runner's count of renewals."""
         return await self._readers.do(works.beats)
+
+    async def held(self, runner: str) -> list[Claim]:
+        """Return what a runner holds; see `Log`."""
+        return await self._readers.do(partial(works.held, runner=runner))
 
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
         """Take everything from a runner; see `Log`."""

@@ -178,8 +178,9 @@ def facts_of(db: sqlite3.Connection) -> Facts:
     [(position,)] = _rows(db, _POSITION)
     id_ = _id_of(db)
     work = _rows(db, "SELECT * FROM work ORDER BY tenant, stream")
+    lanes = _rows(db, "SELECT * FROM lane ORDER BY queue, priority")
     runners = _rows(db, "SELECT * FROM runner ORDER BY name")
-    mark = mark_of(id_, position, heads, snapshots, work, runners)
+    mark = mark_of(id_, position, heads, snapshots, work, lanes, runners)
     return Facts(id_, position, entries, missing, mark)
 
 

@@ -34,8 +34,8 @@ _BEAT = """INSERT INTO runner VALUES (?, 1) ON CONFLICT DO UPDATE SET beat = bea
     RETURNING beat"""
 _NUDGED = "SELECT tenant, stream FROM work WHERE runner = ? AND nudged = 1 ORDER BY tenant, stream"
 _HEARD = "UPDATE work SET nudged = 0 WHERE runner = ? AND nudged = 1"
-_HELD = """SELECT tenant, stream, epoch FROM work WHERE runner = ? AND queue = ?
-    ORDER BY tenant, stream"""
+_HELD = """SELECT tenant, stream, queue, epoch FROM work
+    WHERE runner = ? ORDER BY tenant, stream"""
 _FREE = "UPDATE work SET runner = NULL, nudged = 0 WHERE runner = ?"
 _PAGE = """SELECT tenant, stream, queue, priority, due, runner, epoch FROM work
     WHERE tenant = ? AND stream > ? AND queue = ? ORDER BY stream LIMIT ?"""
@@ -79,14 +79,6 @@ def claim(
     ]
 
 
-def held(db: sqlite3.Connection, queue: str, runner: str) -> list[Claim]:
-    """Return what a runner holds of a queue."""
-    return [
-        Claim(text_of(tenant), text_of(stream), queue, runner, number_of(epoch))
-        for tenant, stream, epoch in rows_of(db, _HELD, (runner, queue))
-    ]
-
-
 def renew(db: sqlite3.Connection, runner: str) -> Renewal:
     """Count a beat; hand over what the runner was nudged about."""
     [(beat,)] = rows_of(db, _BEAT, (runner,))
@@ -102,6 +94,14 @@ def beats(db: sqlite3.Connection) -> dict[str, int]:
         text_of(name): number_of(beat)
         for name, beat in rows_of(db, "SELECT name, beat FROM runner", ())
     }
+
+
+def held(db: sqlite3.Connection, runner: str) -> list[Claim]:
+    """Return what a runner holds."""
+    return [
+        Claim(text_of(tenant), text_of(stream), text_of(queue), runner, number_of(epoch))
+        for tenant, stream, queue, epoch in rows_of(db, _HELD, (runner,))
+    ]
 
 
 def revoke(db: sqlite3.Connection, runner: str, beat: int | None) -> bool:
