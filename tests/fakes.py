@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from murmurate.core.errors import MurmurateError, NotFoundError
+from murmurate.core.fetch import Fetch, Fetched
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embeddings, Model
+from murmurate.core.reach import Reach, Target
 from murmurate.core.types import (
     Caller,
     CallPart,
@@ -240,6 +242,28 @@ class FakeEmbedder:
         return Embeddings(tuple(self.vector for _ in texts), sum(len(text) for text in texts))
 
 
+class FakeFetcher:
+    """Answers each fetch with the next of its answers, an error is raised; keeps what was sent."""
+
+    def __init__(self, *answers: int | MurmurateError, reach: Reach | None = None) -> None:
+        self.answers = list(answers)
+        self.reach = reach or Reach()
+        self.sent: list[Fetch] = []
+        self.hold: asyncio.Event | None = None
+
+    def target(self, url: str) -> Target:
+        return self.reach.target(url)
+
+    async def fetch(self, fetch: Fetch) -> Fetched:
+        self.sent.append(fetch)
+        if self.hold is not None:
+            await self.hold.wait()
+        answer = self.answers.pop(0) if self.answers else 200
+        if isinstance(answer, MurmurateError):
+            raise answer
+        return Fetched(answer, {}, b"")
+
+
 class RunNews(Frozen, frozen=True):
     """Something that happened to a run."""
 
@@ -253,9 +277,20 @@ class FakeRuns:
     begun: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
     asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     refusal: MurmurateError | None = None
+    terms: list[tuple[float | None, str | None]] = field(
+        default_factory=list[tuple[float | None, str | None]]
+    )
 
-    async def submit(self, request: Request, *, priority: int) -> str:
+    async def submit(
+        self,
+        request: Request,
+        *,
+        priority: int,
+        deadline_s: float | None = None,
+        webhook: str | None = None,
+    ) -> str:
         self.begun.append((request, priority))
+        self.terms.append((deadline_s, webhook))
         return f"run_{len(self.begun)}"
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
@@ -295,6 +330,13 @@ class FakeRuns:
             if run_id == f"run_{number}" and request.tenant == tenant:
                 return run_id
         raise NotFoundError(f"there is no run {run_id!r}")
+
+
+class FakeSchedules:
+    """Knows one schedule of each tenant."""
+
+    async def listing(self, tenant: str) -> Sequence[Any]:
+        return [{"name": f"morning of {tenant}"}]
 
 
 @dataclass

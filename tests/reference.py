@@ -40,6 +40,7 @@ from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.service import Handlers, open_routes, scoped_routes
+from murmurate.gateway.timetable import Timetable
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -90,7 +91,8 @@ def family() -> list[type[MurmurateError]]:
 def routes(_: str) -> str:
     """Return what clients can ask for, with the scope that it needs."""
     parts = cast(
-        "tuple[Any, ...]", (Completions, Embeddings, Management, Administration, Background)
+        "tuple[Any, ...]",
+        (Completions, Embeddings, Management, Administration, Background, Timetable),
     )
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}
@@ -175,8 +177,9 @@ def shape(kind: Type) -> str:
             return ", ".join([name, *bounds])
         case EnumType(cls=names):
             return ", ".join(f"`{it.value}`" for it in names)
-        case VarTupleType(min_length=least):
-            return "list of texts" if not least else "list of texts, not empty"
+        case VarTupleType(item_type=item, min_length=least):
+            items = "list of integers" if isinstance(item, IntType) else "list of texts"
+            return f"{items}, not empty" if least else items
         case _:
             return SHAPES[type(kind)]
 

@@ -34,6 +34,7 @@ from murmurate.observe.metrics import Metrics
 from murmurate.observe.spans import Recorder
 from tests.fakes import (
     FakeClock,
+    FakeFetcher,
     FakeSandbox,
     RecordingLog,
     RecordingTracer,
@@ -157,6 +158,7 @@ def platform(
         library=None,  # type: ignore[arg-type] - the collections below need none
         embedder=embedder,
         sandbox=FakeSandbox(),
+        fetcher=FakeFetcher(),
         troubles=troubles,
     )
     documents: Any = Documents(failures)

@@ -1,5 +1,6 @@
 """Configuration fails early and says which key, which value, and what was expected."""
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from murmurate.config import (
     parse,
     remote,
     secret,
+    webhook_keys,
     weights_path,
 )
 from murmurate.core.errors import ConfigError
 
+SCHEDULE = {"cron": "0 7 * * mon-fri", "model": "assistant", "message": "What is new?"}
 MODEL = {"engine": "llama.cpp", "weights": "w.gguf"}
 REMOTE = {"url": "https://h/v1"}
 EMBEDDER = {"url": "https://h/v1", "model": "embed-3"}
@@ -190,6 +193,27 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
         ),
         ({"embeddings": {**EMBEDDER, "dimensions": 0}}, "embeddings.dimensions = 0: .* >= 1"),
         ({"embeddings": {**EMBEDDER, "key": "sk-live"}}, "embeddings.key: expected a reference"),
+        ({"outgoing": {"allow": ["10.0.0.1/8"]}}, "outgoing.allow has '10.0.0.1/8': .* host bits"),
+        ({"schedules": {"s": {}}}, "schedules.s: .* missing required field `cron`"),
+        ({"schedules": {"a/b": SCHEDULE}}, "schedules.'a/b': expected a name"),
+        ({"schedules": {"s": {**SCHEDULE, "cron": "0 7 * *"}}}, "schedules.s: .* five fields"),
+        ({"schedules": {"s": {**SCHEDULE, "cron": "60 7 * * *"}}}, "schedules.s: .* Bad minute"),
+        ({"schedules": {"s": {**SCHEDULE, "cron": "0 0 30 2 *"}}}, "'0 0 30 2 \\*'.* day-of-month"),
+        ({"schedules": {"s": {**SCHEDULE, "zone": "Mars/Base"}}}, "'Mars/Base' is no time zone"),
+        ({"schedules": {"s": {**SCHEDULE, "zone": "../etc"}}}, "'../etc' is no time zone"),
+        ({"schedules": {"s": {**SCHEDULE, "model": "big"}}}, "schedules.s.model = 'big': expected"),
+        ({"schedules": {"s": {**SCHEDULE, "tenant": "A b"}}}, "schedules.s.tenant = 'A b'"),
+        ({"schedules": {"s": {**SCHEDULE, "tenant": "acme"}}}, "'docs', which the tenant 'acme'"),
+        ({"schedules": {"s": {**SCHEDULE, "session": "a/b"}}}, "schedules.s.session = 'a/b'"),
+        ({"schedules": {"s": {**SCHEDULE, "message": ""}}}, "schedules.s.message = ''"),
+        ({"schedules": {"s": {**SCHEDULE, "missed": "all"}}}, "expected one of once, skip"),
+        ({"outgoing": {"allow": ["lan"]}}, "outgoing.allow has 'lan': expected a network"),
+        ({"outgoing": {"ports": []}}, "outgoing.ports"),
+        ({"outgoing": {"ports": [70000]}}, "outgoing.ports"),
+        ({"webhooks": {"secret": "whsec_live"}}, "webhooks.secret: expected a reference"),
+        ({"webhooks": {"secrets": {"acme": "whsec_l"}}}, "webhooks.secrets.acme: expected a ref"),
+        ({"webhooks": {"secrets": {"A/b": "env:X"}}}, "webhooks.secrets has 'A/b'"),
+        ({"webhooks": {"secrets": {"default": "env:X"}}}, "webhooks.secrets has 'default'"),
         ({"models": {"m": {**MODEL, "ca_file": "c"}}}, "models.m.ca_file: .*'llama.cpp' has no"),
         ({"models": {"m": {**MODEL, "headers": {"a": "b"}}}}, "models.m.headers: engine"),
         ({"models": {"m": {"url": "ftp://h"}}}, "models.m.url = 'ftp://h': expected http"),
@@ -413,6 +437,26 @@ def test_a_reference_that_leads_nowhere_is_refused_without_showing_secrets(
     with pytest.raises(ConfigError, match=words) as raised:
         secret(reference)
     assert "sk-live" not in raised.value.detail
+
+
+def test_each_tenant_has_a_secret_of_its_own_for_its_notices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOOKS", "whsec_" + base64.b64encode(bytes(24)).decode())
+    monkeypatch.setenv("ACME_HOOKS", base64.b64encode(bytes(range(64))).decode())
+    config = parse({"webhooks": {"secret": "env:HOOKS", "secrets": {"acme": "env:ACME_HOOKS"}}})
+    assert webhook_keys(config.webhooks) == {"default": bytes(24), "acme": bytes(range(64))}
+    assert webhook_keys(parse({}).webhooks) == {}
+
+
+@pytest.mark.parametrize("value", ["whsec_c2hvcnQ=", "not base64 at all!", "c2hvcnQ" * 99])
+def test_a_secret_that_is_none_stops_the_start_and_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HOOKS", value)
+    with pytest.raises(ConfigError, match="expected whsec_ and base64 of 24 to 64") as raised:
+        webhook_keys(parse({"webhooks": {"secret": "env:HOOKS"}}).webhooks)
+    assert value not in raised.value.detail
 
 
 def test_paths_may_name_what_is_built_in() -> None:

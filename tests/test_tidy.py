@@ -18,6 +18,8 @@ COVERED_ELSEWHERE = {
     "testing/log.py": "tests/ports",
     "testing/stories.py": "tests/ports",
     "testing/work.py": "tests/ports",
+    # A port and its values.
+    "core/fetch.py": "tests/adapters/test_fetcher.py",
     "adapters/memory.py": "tests/ports/test_log.py",
     "adapters/memory_work.py": "tests/ports/test_log.py",
     # The parts of the log in SQLite, tested through it.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.files import write_private
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog
@@ -46,6 +47,7 @@ from murmurate.config import (
     listen_address,
     log_place,
     remote,
+    webhook_keys,
 )
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import (
@@ -53,9 +55,11 @@ from murmurate.core.errors import (
     MurmurateError,
     NotFoundError,
 )
+from murmurate.core.fetch import Fetcher
 from murmurate.core.ids import Ids
 from murmurate.core.journal import Journals
 from murmurate.core.ports import Embedder, EventLog, Log, Model, Tracer
+from murmurate.core.reach import Reach
 from murmurate.core.types import Caller, Citation, Passage, Request, SessionRef, Usage
 from murmurate.engines.defaults import WithTemperature
 from murmurate.engines.ports import Engine as EnginePort
@@ -72,10 +76,16 @@ from murmurate.gateway.registry import OnSecret, Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import OPERATOR_TENANT, is_operator
 from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.timetable import Timetable
+from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.errands import Errand, Errands
+from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.replay import Asked, Replays, is_replay
 from murmurate.jobs.retention import Retention
 from murmurate.jobs.runner import Runner
+from murmurate.jobs.schedules import SCHEDULES, Schedules
 from murmurate.jobs.service import Runs
 from murmurate.knowledge.ports import Library
 from murmurate.knowledge.quote import quote
@@ -146,6 +156,7 @@ class Outside:
     library: Library
     embedder: Embedder | None
     sandbox: Sandbox | None
+    fetcher: Fetcher
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     log_care: LogCare | None = None
@@ -160,6 +171,8 @@ class Service:
     platform: "Platform"
     collections: Collections
     runner: Runner
+    errands: Sequence[Errands]
+    schedules: Schedules
     retention: Retention
     metrics: Metrics
     outside: Outside
@@ -169,14 +182,7 @@ class Service:
 def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
     """Wire the stages from the bottom up."""
     metrics = Metrics()
-    sources = {name: source_of(k) for name, k in config.knowledge.items()}
-    collections = Collections(
-        outside.library,
-        log=outside.log,
-        clock=outside.clock,
-        tracer=outside.tracer,
-        sources=sources,
-    )
+    collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
     sessions = chain(config, outside, collections, metrics, journals=journals)
     runner = Runner(
@@ -189,6 +195,7 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         events=outside.events,
         at_a_time=config.runs.at_a_time,
     )
+    hooks = hooks_of(config, outside)
     runs = Runs(
         sessions,
         runner,
@@ -197,22 +204,101 @@ def service(config: Config, outside: Outside, opened: "OpenedKeys") -> Service:
         clock=outside.clock,
         ids=outside.ids,
         is_run=lambda request: request.session is not None and request.model in config.agents,
+        hooks=hooks,
     )
+    schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
+    errands = errands_of(outside, runner, hooks=hooks, schedules=schedules)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, replays, metrics))
-    retention = Retention(
+    app = gateway(config, outside, opened, Inside(platform, runs, replays, schedules, metrics))
+    return Service(
+        app,
+        platform,
+        collections,
+        runner,
+        errands,
+        schedules,
+        retention_of(config, outside, tenants=opened.tenants),
+        metrics,
+        outside,
+        opened,
+    )
+
+
+def collections_of(config: Config, outside: Outside) -> Collections:
+    """Return all documents, by collection."""
+    return Collections(
+        outside.library,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        sources={name: source_of(k) for name, k in config.knowledge.items()},
+    )
+
+
+def retention_of(
+    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+) -> Retention:
+    """Return who forgets the runs that ended long ago."""
+    return Retention(
         log=outside.log,
         clock=outside.clock,
         events=outside.events,
         kept_s=config.runs.kept_days * 86_400,
-        tenants=lambda: {OPERATOR_TENANT, *opened.tenants()},
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
     )
-    return Service(app, platform, collections, runner, retention, metrics, outside, opened)
+
+
+def hooks_of(config: Config, outside: Outside) -> Hooks:
+    """Return who tells of the ends of runs."""
+    return Hooks(
+        outside.fetcher,
+        webhook_keys(config.webhooks),
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+    )
+
+
+def schedules_of(
+    config: Config, outside: Outside, sessions: Sessions, *, tenants: Callable[[], Collection[str]]
+) -> Schedules:
+    """Return who begins runs at their times."""
+
+    async def has_session(tenant: str, session_id: str) -> bool:
+        try:
+            await sessions.history(tenant, SessionRef(session_id))
+        except NotFoundError:
+            return False
+        return True
+
+    return Schedules(
+        config.schedules,
+        log=outside.log,
+        clock=outside.clock,
+        ids=outside.ids,
+        events=outside.events,
+        has_session=has_session,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
+    )
+
+
+def errands_of(
+    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules
+) -> list[Errands]:
+    """Return who does the small work of each queue."""
+    deadlines = Deadlines(outside.log, outside.clock)
+    queues: dict[str, Errand] = {
+        HOOKS: hooks.deliver,
+        DEADLINES: deadlines.end,
+        SCHEDULES: schedules.fire,
+    }
+    shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
+    return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +308,7 @@ class Inside:
     platform: "Platform"
     runs: Runs
     replays: Replays
+    schedules: Schedules
     metrics: Metrics
 
 
@@ -257,6 +344,7 @@ def gateway(config: Config, outside: Outside, opened: "OpenedKeys", inside: Insi
             requests=requests,
             body_bytes_max=body_bytes_max,
         ),
+        timetable=Timetable(inside.schedules),
     )
     return Gateway(
         handlers,
@@ -715,13 +803,9 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
 
     # Span ids need no secrecy, and a seeded generator makes them three times as fast.
     tracer = Recorder(clock=clock, ids=Ids(clock, random.Random()), sink=keep)  # noqa: S311
-    library = LibraryClient(
-        workers.library,
-        clock=clock,
-        embedder=config.embeddings.name,
-        dimensions=_dimensions(config.embeddings),
-    )
+    library = _library(config.embeddings, workers, clock)
     sandbox = SandboxClient(workers.sandbox, clock=clock)
+    fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
     events = JsonLog(place.events, clock=clock)
     log = await _log(config, state, clock=clock, events=events)
     engines = {
@@ -741,12 +825,14 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         library=library,
         embedder=library if _has_embedder(config.embeddings) else None,
         sandbox=sandbox,
+        fetcher=fetcher,
         troubles=lambda: read_troubles(state / TROUBLES),
         log_care=log,
         close=(
             *(engine.close for engine in engines.values()),
             library.close,
             sandbox.close,
+            fetcher.close,
             log.close,
             telemetry.close,
             events.close,
@@ -811,6 +897,12 @@ def read_troubles(path: Path) -> dict[str, Trouble]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Trouble])
     except (OSError, msgspec.DecodeError):
         return {}
+
+
+def _library(embeddings: EmbeddingsConfig, workers: Workers, clock: Clock) -> LibraryClient:
+    dimensions = _dimensions(embeddings)
+    name = embeddings.name
+    return LibraryClient(workers.library, clock=clock, embedder=name, dimensions=dimensions)
 
 
 def _dimensions(embeddings: EmbeddingsConfig) -> int | None:

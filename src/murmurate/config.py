@@ -4,6 +4,7 @@ Every default works on one machine, offline, with nothing else installed. A key 
 wrong type or an impossible pair stops the start with the key, its value and what was expected.
 """
 
+import base64
 import copy
 
 # Over 400 lines: every setting with its default and every check stand on one page.
@@ -12,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -19,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from msgspec import Meta
 
+from murmurate.core.cron import Cron
 from murmurate.core.errors import ConfigError
 
 FILE_DEFAULT = Path("murmurate.toml")
@@ -318,6 +321,64 @@ class CacheConfig(Section, frozen=True):
     """How much memory they may take."""
 
 
+class OutgoingConfig(Section, frozen=True):
+    """What may be fetched of URLs that clients or documents name. What this file names is apart.
+
+    Public addresses are; private networks, this machine and a cloud's metadata are refused.
+    """
+
+    allow: tuple[str, ...] = ()
+    """Networks besides the public Internet, such as `["10.1.0.0/16", "127.0.0.1/32"]`."""
+    ports: Annotated[tuple[Annotated[int, Meta(ge=1, le=65535)], ...], Meta(min_length=1)] = (
+        80,
+        443,
+    )
+    """The ports that URLs may name."""
+
+
+class WebhooksConfig(Section, frozen=True):
+    """Notices of ended runs, signed after www.standardwebhooks.com.
+
+    A secret is `whsec_` and base64 of 24 to 64 random bytes; who has it can sign such notices.
+    """
+
+    secret: str | None = None
+    """A reference to the secret of the tenant `default`, `env:NAME` or `file:PATH`; without it,
+    requests with `webhook` get status 400."""
+    secrets: dict[str, str] = {}
+    """The same for other tenants, each with a secret of its own: `{ acme = "env:ACME_HOOKS" }`."""
+
+
+class Missed(StrEnum):
+    """What becomes of times at which no server was up."""
+
+    ONCE = "once"
+    SKIP = "skip"
+
+
+class ScheduleConfig(Section, frozen=True):
+    """A run that begins by itself, again and again; one for each of its times."""
+
+    cron: str
+    """Minute, hour, day of month, month, day of week: `0 7 * * mon-fri`."""
+    model: str
+    """The agent or model that is asked."""
+    message: Annotated[str, Meta(min_length=1)]
+    """What it is asked."""
+    zone: str = "UTC"
+    """The time zone of those times, such as `Europe/Berlin`."""
+    tenant: str = "default"
+    """Whose run it is."""
+    session: str | None = None
+    """The name of a stored session that goes on from run to run, or `new` for one of each run's
+    own."""
+    priority: Annotated[int, Meta(ge=-10, le=10)] = 0
+    """Its priority among the tenant's runs; higher comes first."""
+    missed: Missed = Missed.ONCE
+    """When no server was up for more than a minute after its time: `once` begins one run for all
+    times that were missed, `skip` waits for the next time."""
+
+
 class LimitConfig(Section, frozen=True):
     """What one key may do."""
 
@@ -366,6 +427,9 @@ class Config(Section, frozen=True):
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
     cache: CacheConfig = CacheConfig()
+    outgoing: OutgoingConfig = OutgoingConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
+    schedules: dict[str, ScheduleConfig] = {}
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
     )
@@ -380,11 +444,14 @@ SECTIONS: Mapping[str, type[Section]] = {
     "runs": RunsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
+    "outgoing": OutgoingConfig,
+    "webhooks": WebhooksConfig,
 }
 TABLES: Mapping[str, type[Section]] = {
     "models": ModelConfig,
     "knowledge": KnowledgeConfig,
     "agents": AgentConfig,
+    "schedules": ScheduleConfig,
     "limits": LimitConfig,
 }
 _PATHS = {
@@ -394,13 +461,14 @@ _PATHS = {
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
 
-_SECRETS = {"key", "headers", "proxy", "password"}
+_SECRETS = {"key", "headers", "proxy", "password", "secret", "secrets"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "accept"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
+TENANT_FIRST = "default"
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _POSTGRES_URL = "expected postgresql://USER@HOST:PORT/DATABASE"
 TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -550,6 +618,27 @@ def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
     )
 
 
+def webhook_keys(config: WebhooksConfig) -> dict[str, bytes]:
+    """Return what the notices of each tenant are signed with. `ConfigError`: one is no secret."""
+    references = {TENANT_FIRST: config.secret} if config.secret is not None else {}
+    return {
+        tenant: _webhook_key(reference)
+        for tenant, reference in {**references, **config.secrets}.items()
+    }
+
+
+def _webhook_key(reference: str) -> bytes:
+    try:
+        key = base64.b64decode(secret(reference).removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ConfigError(
+            f"secret = {reference!r}: expected whsec_ and base64 of 24 to 64 random bytes"
+        )
+    return key
+
+
 class LogPlace(msgspec.Struct, frozen=True):
     """Where the log is in PostgreSQL, with the secrets themselves: for memory only."""
 
@@ -693,13 +782,11 @@ def _check(config: Config) -> None:
     if list(config.limits) != ["default"]:
         names = ", ".join(config.limits) or "nothing"
         raise ConfigError(f"limits has {names}: expected the one section [limits.default]")
-    for table, names in (("models", config.models), ("knowledge", config.knowledge)):
-        for name in names:
-            if not _NAME.fullmatch(name):
-                raise ConfigError(
-                    f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
-                )
+    _check_names(config)
     _check_embeddings(config)
+    _check_outgoing(config)
+    for name, schedule in config.schedules.items():
+        _check_schedule(f"schedules.{name}", schedule, config)
     _check_log(config.log)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
@@ -709,6 +796,71 @@ def _check(config: Config) -> None:
                     "digits, '.', '_' and '-'"
                 )
     listen_address(config.server.listen)
+
+
+def _check_names(config: Config) -> None:
+    """Check what becomes part of the names of streams."""
+    for table, names in (
+        ("models", config.models),
+        ("knowledge", config.knowledge),
+        ("schedules", config.schedules),
+    ):
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{table}.{name!r}: expected a name of letters, digits, '.', '_' and '-'"
+                )
+
+
+def _check_outgoing(config: Config) -> None:
+    """Check what may be fetched, and that no secret stands in the file itself."""
+    for network in config.outgoing.allow:
+        try:
+            ip_network(network)
+        except ValueError as cause:
+            raise ConfigError(
+                f"outgoing.allow has {network!r}: expected a network such as 10.1.0.0/16: {cause}"
+            ) from None
+    references = {f"webhooks.secrets.{it}": ref for it, ref in config.webhooks.secrets.items()}
+    if config.webhooks.secret is not None:
+        references["webhooks.secret"] = config.webhooks.secret
+    for where, reference in references.items():
+        if not _is_reference(reference):
+            raise ConfigError(f"{where}: expected a reference, env:NAME or file:PATH")
+    for tenant in config.webhooks.secrets:
+        if tenant == TENANT_FIRST or not TENANT_NAME.fullmatch(tenant):
+            raise ConfigError(
+                f"webhooks.secrets has {tenant!r}: expected a tenant's name; the secret of"
+                f" {TENANT_FIRST!r} is webhooks.secret"
+            )
+
+
+def _check_schedule(where: str, schedule: ScheduleConfig, config: Config) -> None:
+    try:
+        Cron(schedule.cron, schedule.zone)
+    except ValueError as cause:
+        raise ConfigError(
+            f"{where}: cron = {schedule.cron!r}, zone = {schedule.zone!r}: {cause}"
+        ) from None
+    if not TENANT_NAME.fullmatch(schedule.tenant):
+        raise ConfigError(f"{where}.tenant = {schedule.tenant!r}: expected a tenant's name")
+    if schedule.session is not None and not _NAME.fullmatch(schedule.session):
+        raise ConfigError(
+            f"{where}.session = {schedule.session!r}: expected a name of letters, digits, '.',"
+            " '_' and '-'"
+        )
+    served = [*config.agents, *config.models]
+    if schedule.model not in served:
+        raise ConfigError(
+            f"{where}.model = {schedule.model!r}: expected one of {', '.join(served)}"
+        )
+    agent = config.agents.get(schedule.model)
+    for collection in () if agent is None else agent.knowledge:
+        if schedule.tenant not in config.knowledge[collection].tenants:
+            raise ConfigError(
+                f"{where}: the agent {schedule.model!r} answers from {collection!r}, which the"
+                f" tenant {schedule.tenant!r} may not see"
+            )
 
 
 def _check_agent(name: str, agent: AgentConfig, config: Config) -> None:

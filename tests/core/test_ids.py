@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from murmurate.core.ids import Ids, first_of, made_ms
+from murmurate.core.ids import Ids, first_of, made_ms, named
 from tests.fakes import FakeClock
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -80,6 +80,16 @@ def test_a_secret_carries_160_bits_behind_its_prefix() -> None:
     assert len(secrets) == 100
     assert all(re.fullmatch(r"mur_[0-9a-hjkmnp-tv-z]{32}", secret) for secret in secrets)
     assert Ids(FakeClock(), _Zeros()).secret("mur") == "mur_" + "0" * 32
+
+
+def test_what_there_is_one_of_has_one_id_that_looks_and_sorts_like_any_other() -> None:
+    ids = [named("run", "a/brief", at_ms=at_ms) for at_ms in (1_000_000, 1_000_001, 2**40)]
+    assert ids == sorted(ids)
+    assert ids[0] == named("run", "a/brief", at_ms=1_000_000)
+    assert ids[0] != named("run", "a/brief2", at_ms=1_000_000)
+    for each in ids:
+        assert re.fullmatch(r"run_[0-9a-hjkmnp-tv-z]{26}", each)
+    assert ids[0][:14] == Ids(FakeClock(1000.0), random.Random(1)).new("run")[:14]
 
 
 @given(st.integers(0, LAST_MS), st.integers(0, LAST_MS), st.integers())

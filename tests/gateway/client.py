@@ -22,12 +22,14 @@ from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.timetable import Timetable
 from tests.fakes import (
     DONE,
     FakeClock,
     FakeEmbedder,
     FakePlatform,
     FakeRuns,
+    FakeSchedules,
     RecordingLog,
     RecordingMeter,
     RecordingTracer,
@@ -111,6 +113,7 @@ class House:
     model: Model = field(default_factory=lambda: Saying(DONE))
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
+    schedules: FakeSchedules = field(default_factory=FakeSchedules)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -157,6 +160,7 @@ class House:
                 requests=requests,
                 body_bytes_max=BODY_BYTES_MAX,
             ),
+            timetable=Timetable(self.schedules),
         )
         self.app = Gateway(
             handlers,

@@ -166,6 +166,14 @@ async def replayed_run(town: Town) -> None:
     assert (own.status, len(own.json()["steps"])) == (200, 3)
 
 
+async def schedules(town: Town) -> None:
+    """Lists hold the tenant's own schedules."""
+    await town.service.schedules.take_up()
+    for who, names in (("acme", ["brief"]), ("birch", []), ("operator", [])):
+        listed = (await town.call(who, "GET", "/api/schedules")).json()["schedules"]
+        assert [it["name"] for it in listed] == names
+
+
 async def trace(town: Town) -> None:
     """A trace is not found by others, and the same id in two tenants is two traces."""
     first = (await town.chat("acme", "hi")).headers["x-murmurate-trace"]
@@ -287,6 +295,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/api/runs/{id}/cancel"): cancelled_run,
     ("POST", "/api/runs/{id}/resume"): resumed_run,
     ("POST", "/api/runs/{id}/replay"): replayed_run,
+    ("GET", "/api/schedules"): schedules,
     ("GET", "/api/traces/{id}"): trace,
     ("GET", "/api/knowledge"): knowledge,
     ("POST", "/api/ingest"): ingest,

@@ -39,7 +39,7 @@ from murmurate.knowledge.ports import (
 )
 from murmurate.knowledge.rules import Rules
 from murmurate.observe.spans import Recorder, SpanRecord
-from tests.fakes import FakeClock, FakeEmbedder, FakeSandbox, RecordingLog, seeded_ids
+from tests.fakes import FakeClock, FakeEmbedder, FakeFetcher, FakeSandbox, RecordingLog, seeded_ids
 from tests.gateway.client import Answer, Call
 
 TENANTS = ("acme", "birch")
@@ -63,6 +63,9 @@ CONFIG = parse(
                 ("filer", ["files"]),
                 ("porter", ["hours"]),
             )
+        },
+        "schedules": {
+            "brief": {"cron": "0 7 * * *", "model": "planner", "message": "?", "tenant": "acme"}
         },
     }
 )
@@ -185,6 +188,7 @@ class Town:
             library=self.shelves,
             embedder=FakeEmbedder(),
             sandbox=FakeSandbox(),
+            fetcher=FakeFetcher(),
         )
         who = {"operator": "default", **{name: name for name in TENANTS}}
         records = [

@@ -9,12 +9,17 @@ from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import MurmurateError
 from murmurate.core.journal import Journals, StepKind
 from murmurate.core.types import Delta, Finished, FinishReason, Request, SessionRef, Text
+from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.errands import Errands
+from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
-from tests.fakes import LoopClock, RecordingLog, RecordingTracer, ask, seeded_ids
+from tests.fakes import FakeFetcher, LoopClock, RecordingLog, RecordingTracer, ask, seeded_ids
 
 STEPS = 3
+HOOK_KEY = bytes(range(32))
 SESSION = SessionRef("sess_1")
 
 
@@ -68,8 +73,17 @@ class Agent:
 class Server:
     """A runner with its chain."""
 
-    def __init__(self, name: str, log: MemoryLog, shop: Shop, **settings: Any) -> None:
-        self.clock = Clock()
+    def __init__(
+        self,
+        name: str,
+        log: MemoryLog,
+        shop: Shop,
+        *,
+        fetcher: FakeFetcher | None = None,
+        clock: Clock | None = None,
+        **settings: Any,
+    ) -> None:
+        self.clock = clock or Clock()
         self.events = RecordingLog()
         self.wire = Wire(log)
         self.journals = OpenJournals(self.wire)  # type: ignore[arg-type]
@@ -79,20 +93,35 @@ class Server:
         self.runner = Runner(
             self.agent, self.journals, name=name, events=self.events, tracer=self.tracer, **outside
         )
+        self.fetcher = fetcher or FakeFetcher()
+        self.hooks = Hooks(self.fetcher, {"a": HOOK_KEY}, events=self.events, **outside)
         self.runs = Runs(
             self.agent,
             self.runner,
             self.journals,
             ids=seeded_ids(self.clock, seed=hash(name) % 1000),
             is_run=lambda request: request.session is not None,
+            hooks=self.hooks,
             **outside,
         )
+        shared: dict[str, Any] = {**outside, "events": self.events}
+        deadlines = Deadlines(self.wire, self.clock)  # type: ignore[arg-type]
+        self.errands = [
+            Errands(self.runner, self.hooks.deliver, queue=HOOKS, **shared),
+            Errands(self.runner, deadlines.end, queue=DEADLINES, **shared),
+        ]
         self.life: asyncio.Task[None] | None = None
 
     async def up(self) -> "Server":
         await self.runner.enlist()
-        self.life = asyncio.create_task(self.runner.run())
+        self.life = asyncio.create_task(self._live())
         return self
+
+    async def _live(self) -> None:
+        async with asyncio.TaskGroup() as lives:
+            lives.create_task(self.runner.run())
+            for errands in self.errands:
+                lives.create_task(errands.run())
 
     async def down(self) -> None:
         """Stop in an orderly way."""

@@ -16,7 +16,8 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ids import Ids
 from murmurate.core.ports import NEVER_MS, Entry, Offer
-from murmurate.jobs.entries import DEAD, Kind, stream_of
+from murmurate.jobs.entries import DEAD, Kind, id_of, stream_of
+from murmurate.jobs.notices import HOOKS_DEAD
 from murmurate.jobs.retention import LOOK_S, Retention
 from murmurate.testing.stories import all_of, names_of
 from tests.fakes import FakeClock, RecordingLog
@@ -133,7 +134,7 @@ def test_a_run_that_cannot_be_forgotten_keeps_no_other(error: MurmurateError, sa
         append = stage.log.append
 
         async def refused(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
-            if ("a", first) in kwargs["expected"]:
+            if ("a", first) in kwargs.get("expected", {}):
                 raise error
             return await append(entries, **kwargs)
 
@@ -141,5 +142,20 @@ def test_a_run_that_cannot_be_forgotten_keeps_no_other(error: MurmurateError, sa
         assert await stage.retention.look() == 2
         assert (await stage.names(), await stage.names("b")) == ([first], [])
         assert len(stage.events.named("runs.log")) == said
+
+    asyncio.run(story())
+
+
+def test_the_notices_of_a_forgotten_run_go_with_it_and_no_others() -> None:
+    async def story() -> None:
+        stage = Stage()
+        old, young = await stage.run(60, Kind.FAILED), await stage.run(71, Kind.FINISHED)
+        hooks = [f"hook/{id_of(old)}", f"hook/{id_of(old)}-2", f"hook/{id_of(young)}"]
+        for name in hooks:
+            dead = Offer("a", name, HOOKS_DEAD, due_ms=NEVER_MS)
+            await stage.log.append([Entry("a", name, "hook.given_up", b"{}")], work=[dead])
+        assert await stage.retention.look() == 1
+        assert await stage.names() == [hooks[2], young]
+        assert [it.stream for it in await all_of(stage.log.work("a", HOOKS_DEAD))] == [hooks[2]]
 
     asyncio.run(story())

@@ -24,6 +24,7 @@ from murmurate.gateway.keys import KeyRecord, digest, entry_of
 from murmurate.jobs.entries import QUEUE
 from murmurate.jobs.runner import Runner
 from murmurate.observe.spans import Attribute, OpenSpan, Recorder, SpanRecord
+from tests.fakes import FakeFetcher
 from tests.sim.connection import Ask, Call, Connection
 from tests.sim.faults import FaultyEngine, Outages
 from tests.sim.lanes import LaneWatch
@@ -296,6 +297,7 @@ class World:
             library=self.library,
             embedder=SimEmbedder(clock=self.clock, outages=self.outages[0]),
             sandbox=SimSandbox(clock=self.clock, outages=self.outages[1]),
+            fetcher=FakeFetcher(),
         )
         opened = await compose.open_keys(
             disk, self.clock, ids, first_key=Path(os.devnull), events=self.events

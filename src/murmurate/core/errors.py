@@ -420,6 +420,35 @@ class RunPoisonError(MurmurateError):
     code = "run.poison"
 
 
+class RunDeadlineError(MurmurateError):
+    """The run had not ended by its `deadline_s`.
+
+    What it had done is kept: `murmurate runs resume` goes on with it, without a deadline.
+    """
+
+    code = "run.deadline"
+    http_status = 504
+
+
+class FetchRefusedError(BadRequestError):
+    """The URL may not be reached from here; the message says why.
+
+    Use an `https` URL of a public address, or let the operator allow it in `[outgoing]`.
+    """
+
+    code = "fetch.refused"
+
+
+class FetchFailedError(MurmurateError):
+    """A URL was asked and did not answer as it should.
+
+    See that it is right and its server works.
+    """
+
+    code = "fetch.failed"
+    http_status = 502
+
+
 class LogCorruptError(MurmurateError):
     """A stored entry is damaged or lost.
 

@@ -1,5 +1,6 @@
 """Ids: a prefix that says what it names, and a UUIDv7, so that ids sort by time of making."""
 
+import hashlib
 import random
 from collections.abc import Callable
 
@@ -38,6 +39,16 @@ class Ids:
         number = self._chance.getrandbits(160)
         digits = (_ALPHABET[number >> shift & 31] for shift in range(155, -1, -5))
         return f"{prefix}_{''.join(digits)}"
+
+
+def named(prefix: str, name: str, *, at_ms: int) -> str:
+    """Return the id of what there can only be one of: the same for the same name and time.
+
+    It looks like any other, and sorts by the time that is given.
+    """
+    chance = int.from_bytes(hashlib.sha256(f"{at_ms} {name}".encode()).digest()[:10])
+    number = (at_ms & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | (chance >> 62 & 0xFFF) << 64
+    return _written(prefix, number | 0b10 << 62 | chance & 0x3FFFFFFFFFFFFFFF)
 
 
 def first_of(prefix: str, unix_ms: int) -> str:

@@ -17,13 +17,16 @@ from murmurate.gateway.validate import decode
 
 LISTED = 50
 ACCEPTED = 202
+DEADLINE_S_MAX = 30 * 86_400
 ID_CHARS_MAX = 64
 
 
 class RunBody(ChatBody, forbid_unknown_fields=True, kw_only=True):
-    """The body of `POST /api/runs`: a chat's, and how urgent it is among the tenant's runs."""
+    """The body of `POST /api/runs`: a chat's, and how it is worked on and who hears of its end."""
 
     priority: Annotated[int, Meta(ge=-10, le=10)] = 0
+    deadline_s: Annotated[float, Meta(gt=0, le=DEADLINE_S_MAX)] | None = None
+    webhook: Annotated[str, Meta(max_length=2048)] | None = None
 
 
 class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,12 +49,16 @@ class Background:
     async def submit(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """Begin a run in the background.
 
-        The body is that of a chat, and `priority` (-10 to 10; higher comes first). It is
-        durable when its id is returned with status 202; any server goes on with it.
+        The body is that of a chat, and `priority` (-10 to 10; higher comes first), `deadline_s`
+        (it fails with `run.deadline` if it has not ended by then; at most 30 days) and `webhook`
+        (a URL that is told of its end; see docs/howto/webhooks.md). It is durable when its id is
+        returned with status 202; any server goes on with it.
         """
         body = decode(await exchange.body(self._body_bytes_max), RunBody)
         request = self._requests.of(exchange, caller, body, span)
-        run_id = await self._runs.submit(request, priority=body.priority)
+        run_id = await self._runs.submit(
+            request, priority=body.priority, deadline_s=body.deadline_s, webhook=body.webhook
+        )
         span.note(model=body.model, run=run_id)
         name_session(exchange, request)
         await exchange.answer_json(ACCEPTED, {"id": run_id, "status": "queued"})

@@ -95,11 +95,21 @@ class RunEvent(Protocol):
         ...
 
 
+class Schedules(Protocol):
+    """Runs that begin by themselves."""
+
+    async def listing(self, tenant: str) -> Sequence[Any]:
+        """Return the tenant's schedules."""
+        ...
+
+
 class Runs(Protocol):
     """Work that goes on without its client. What is another tenant's is `NotFoundError`."""
 
-    async def submit(self, request: Request, *, priority: int) -> str:
-        """Begin a run; return its id once it is durable."""
+    async def submit(
+        self, request: Request, *, priority: int, deadline_s: float | None, webhook: str | None
+    ) -> str:
+        """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL."""
         ...
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:

@@ -47,6 +47,7 @@ from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
+from murmurate.gateway.timetable import Timetable
 
 BUCKETS_MAX = 2 * KEYS_MAX
 CLIENT_GONE = 499
@@ -76,6 +77,7 @@ class Handlers:
     management: Management
     administration: Administration
     background: Background
+    timetable: Timetable
 
 
 class Gateway:
@@ -280,6 +282,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/api/runs/{id}/cancel", Scope.RUNS, background.cancel),
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
         Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
+        Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
         Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),

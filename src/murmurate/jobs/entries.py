@@ -52,6 +52,10 @@ class Begun(Frozen, frozen=True, omit_defaults=True):
     request: Request
     seen: int | None = None
     background: bool = False
+    deadline_ms: int | None = None
+    """When it fails unless it has ended, by the wall clock: it may be another server's by then."""
+    webhook: str | None = None
+    """The URL that is told when it ends."""
 
 
 class Read(Frozen, frozen=True):
@@ -124,6 +128,8 @@ class RunState(Frozen, frozen=True, kw_only=True):
     """How many attempts in a row failed since the last step."""
     epoch_last: int = 0
     """Which holder wrote last: a run that ends its servers gets through many that write nothing."""
+    ends: int = 0
+    """How often it has ended: one that was resumed ends again."""
 
 
 def stream_of(run_id: str) -> str:
@@ -186,10 +192,11 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
         case Kind.CANCEL:
             return new(state, cancel_asked=True)
         case Kind.RESUMED:
-            fresh = new(state, status=RunStatus.UNDER_WAY, failure=None, ended_ms=None)
+            begun = new(state.begun, deadline_ms=None)  # whoever resumes it wants it after all
+            fresh = new(state, status=RunStatus.UNDER_WAY, failure=None, ended_ms=None, begun=begun)
             return new(fresh, stumbles=0, cancel_asked=False)
         case Kind.FINISHED | Kind.FAILED | Kind.CANCELLED:
-            return _ended(new(state, ended_ms=at_ms), stored)
+            return _ended(new(state, ended_ms=at_ms, ends=state.ends + 1), stored)
         case _:
             return state  # a later version's word, which changes nothing here
 

@@ -21,6 +21,7 @@ from murmurate.jobs.entries import (
     answer_of,
     id_of,
 )
+from murmurate.jobs.notices import Told, told_of
 
 DETAIL_CHARS_MAX = 500
 """How much of an error's words is kept: they may quote what a model said."""
@@ -36,9 +37,19 @@ class KeptJournal:
     run behind.
     """
 
-    def __init__(self, log: Log, claim: Claim, begun: Begun, past: Iterable[StepDone] = ()) -> None:
+    def __init__(
+        self,
+        log: Log,
+        claim: Claim,
+        begun: Begun,
+        past: Iterable[StepDone] = (),
+        *,
+        ends: int = 0,
+    ) -> None:
+        """`ends` says how often the run has ended before."""
         self.claim = claim
         self._log = log
+        self._ends = ends
         self._begun = begun
         self._past: Mapping[int, StepDone] = {step.number: step for step in past}
         self._numbers = 0
@@ -54,10 +65,10 @@ class KeptJournal:
 
     @classmethod
     def taken_over(
-        cls, log: Log, claim: Claim, begun: Begun, past: Iterable[StepDone]
+        cls, log: Log, claim: Claim, begun: Begun, past: Iterable[StepDone], *, ends: int = 0
     ) -> "KeptJournal":
         """Return the journal of a run that the log knows already."""
-        journal = cls(log, claim, begun, past)
+        journal = cls(log, claim, begun, past, ends=ends)
         journal.is_written = True
         return journal
 
@@ -91,14 +102,20 @@ class KeptJournal:
         """Write the run's end, and the entries with it; see `Journal`."""
         if self.is_written or self._last:
             end = self._entry(Kind.FINISHED, answer_of(answer))
-            await self._append([*self._last, *entries, end], Done(*self._place))
+            told, offers = self._told(Kind.FINISHED)
+            await self._append([*self._last, *entries, end, *told], Done(*self._place), *offers)
         elif entries:
             await self._log.append(entries)
         self.is_over = True  # not before: whoever is cancelled here does not know what was written
 
     async def fail(self, error: MurmurateError) -> None:
         """Give the run up: whoever asked was told why."""
-        await self._end(Kind.FAILED, _failed(error), Done(*self._place))
+        await self._end(Kind.FAILED, failure_of(error), Done(*self._place), code=error.code)
+
+    async def give_up(self, error: MurmurateError) -> None:
+        """Put the run among the dead: nobody waits for it, and somebody should look."""
+        dead = Offer(*self._place, DEAD, due_ms=NEVER_MS)
+        await self._end(Kind.FAILED, failure_of(error), dead, code=error.code)
 
     async def cancel(self) -> None:
         """End the run as somebody wished."""
@@ -122,11 +139,15 @@ class KeptJournal:
     def _place(self) -> tuple[str, str]:
         return self.claim.tenant, self.claim.stream
 
-    async def _end(self, kind: Kind, body: Frozen, work: Work) -> None:
+    async def _end(self, kind: Kind, body: Frozen, work: Work, *, code: str | None = None) -> None:
         self.is_over = True
         if self.is_written or self._may_be_written:
             self.is_written = True  # if it is not, the proof that we hold it is refused
-            await self._append([self._entry(kind, body)], work)
+            told, offers = self._told(kind, code)
+            await self._append([self._entry(kind, body), *told], work, *offers)
+
+    def _told(self, kind: Kind, code: str | None = None) -> Told:
+        return told_of(self._begun, self._place, how=kind, ends=self._ends, code=code)
 
     async def _append(self, entries: Sequence[Entry], *work: Work) -> None:
         if self.is_written:
@@ -202,8 +223,8 @@ class OpenJournals:
 
 
 async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
-    """Put a run among the dead: nobody waits for it, and somebody should look."""
-    body = msgspec.json.encode(_failed(error))
+    """Put a run whose entries are damaged among the dead; see `KeptJournal.give_up`."""
+    body = msgspec.json.encode(failure_of(error))
     dead = Offer(claim.tenant, claim.stream, DEAD, due_ms=NEVER_MS)
     failed = Entry(claim.tenant, claim.stream, Kind.FAILED.value, body)
     await log.append([failed], fence=claim, work=[dead])
@@ -222,10 +243,17 @@ async def put_aside(log: Log, claim: Claim) -> None:
     await log.append([], fence=claim, work=[dead])
 
 
+async def put_off(log: Log, claim: Claim, due_ms: int) -> None:
+    """Let any runner go on with some work at that time."""
+    again = Offer(claim.tenant, claim.stream, claim.queue, due_ms=due_ms)
+    await log.append([], fence=claim, work=[again])
+
+
 async def strike_off(log: Log, claim: Claim) -> None:
-    """Let nobody claim a run any more: it is over already."""
+    """Let nobody claim some work any more: it is over already."""
     await log.append([], fence=claim, work=[Done(claim.tenant, claim.stream)])
 
 
-def _failed(error: MurmurateError) -> Failed:
+def failure_of(error: MurmurateError) -> Failed:
+    """Return what is kept of an error."""
     return Failed(error.code, error.detail[:DETAIL_CHARS_MAX])

@@ -7,7 +7,8 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import LogConflictError, LogCorruptError, MurmurateError
 from murmurate.core.ids import first_of
 from murmurate.core.ports import Done, EventLog, Log
-from murmurate.jobs.entries import Kind, stream_of
+from murmurate.jobs.entries import Kind, id_of, stream_of
+from murmurate.jobs.notices import notice_stream
 
 LOOK_S = 3600.0
 ENDS = {Kind.FINISHED.value, Kind.FAILED.value, Kind.CANCELLED.value}
@@ -62,9 +63,18 @@ class Retention:
         """Forget a run if it has ended; return whether it was."""
         if not await self._has_ended(tenant, name, head):
             return False
+        await self._forget_notices(tenant, id_of(name))
         await self._log.append([], expected={(tenant, name): head}, work=[Done(tenant, name)])
         await self._log.forget(tenant, name)
         return True
+
+    async def _forget_notices(self, tenant: str, run_id: str) -> None:
+        """Forget what the world was told of a run's ends, and what nobody wanted to hear."""
+        async with aclosing(self._log.streams(tenant, notice_stream(run_id, 0))) as streams:
+            notices = [info.stream async for info in streams]
+        for stream in notices:
+            await self._log.append([], work=[Done(tenant, stream)])
+            await self._log.forget(tenant, stream)
 
     async def _older(self, tenant: str, end: str) -> list[tuple[str, int]]:
         """Return the tenant's runs that began before that, with their last seqs."""

@@ -14,10 +14,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import FencedError, LogCorruptError, MurmurateError, RunPoisonError
+from murmurate.core.errors import (
+    FencedError,
+    LogCorruptError,
+    MurmurateError,
+    RunDeadlineError,
+    RunPoisonError,
+)
 from murmurate.core.ports import Claim, EventLog, Log, Model, Tracer
 from murmurate.core.types import Delta, TraceRef
 from murmurate.jobs.attempts import again_ms, is_poison
+from murmurate.jobs.deadlines import in_time
 from murmurate.jobs.entries import QUEUE, RunState, RunStatus, folded, id_of, stream_of
 from murmurate.jobs.journal import (
     KeptJournal,
@@ -317,7 +324,7 @@ class Runner:
         except asyncio.CancelledError:  # before it was begun; the next one to look sees why
             await self.end(claim, lambda: put_back(log, claim))
             raise
-        journal = KeptJournal.taken_over(log, claim, state.begun, state.steps)
+        journal = KeptJournal.taken_over(log, claim, state.begun, state.steps, ends=state.ends)
         lost = claim.epoch - state.epoch_last - 1
         if state.status is not RunStatus.UNDER_WAY:
             await self.end(claim, lambda: strike_off(log, claim))
@@ -325,7 +332,7 @@ class Runner:
             await self.end(claim, journal.cancel)
         elif is_poison(epoch=claim.epoch, epoch_last=state.epoch_last):
             poison = RunPoisonError(f"{lost} servers in a row died while they worked on it")
-            await self.end(claim, lambda: give_up(log, claim, poison))
+            await self.end(claim, lambda: journal.give_up(poison))
         else:
             await self._attempt(journal, state)
 
@@ -337,14 +344,17 @@ class Runner:
         trace, tenant = TraceRef(request.trace.trace_id), request.tenant
         facts = {"run": state.id, "epoch": claim.epoch}
         try:
-            with self._tracer.span(trace, "run", tenant=tenant, **facts) as span:
-                work = msgspec.structs.replace(request, trace=span.ref)
-                async with aclosing(self._below.answer(work)) as deltas:
-                    answer: list[Delta] = [delta async for delta in deltas]
+            async with in_time(state.begun.deadline_ms, now_ms=self._clock.unix_ms()):
+                with self._tracer.span(trace, "run", tenant=tenant, **facts) as span:
+                    work = msgspec.structs.replace(request, trace=span.ref)
+                    async with aclosing(self._below.answer(work)) as deltas:
+                        answer: list[Delta] = [delta async for delta in deltas]
                 if not journal.is_over:
                     await journal.finish([], answer)
         except FencedError:
             return
+        except RunDeadlineError as late:
+            await self.end(claim, lambda late=late: journal.fail(late))
         except asyncio.CancelledError:
             asked = (claim.tenant, claim.stream) in self._cancelled
             write = journal.cancel if asked else lambda: put_back(self._log, claim)
@@ -363,6 +373,6 @@ class Runner:
         stumbles = 0 if journal.has_advanced else state.stumbles
         again = again_ms(error, stumbles=stumbles, now_ms=self._clock.unix_ms())
         if again is None:
-            await self.end(journal.claim, lambda: give_up(self._log, journal.claim, error))
+            await self.end(journal.claim, lambda: journal.give_up(error))
         else:
             await self.end(journal.claim, lambda: journal.try_later(error, again))

@@ -13,6 +13,7 @@ import msgspec
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
+    BadRequestError,
     FencedError,
     LogConflictError,
     LogCorruptError,
@@ -22,8 +23,9 @@ from murmurate.core.errors import (
     RunOverError,
 )
 from murmurate.core.ids import Ids, first_of, made_ms
-from murmurate.core.ports import Claim, Entry, Log, Model, Nudge, Offer, Stored, WorkInfo
+from murmurate.core.ports import Claim, Entry, Log, Model, Nudge, Offer, Stored, Work, WorkInfo
 from murmurate.core.types import Delta, Frozen, Message, Request
+from murmurate.jobs.deadlines import deadline_offer
 from murmurate.jobs.entries import (
     QUEUE,
     Answer,
@@ -38,6 +40,7 @@ from murmurate.jobs.entries import (
     id_of,
     stream_of,
 )
+from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import KeptJournal, OpenJournals, put_back
 from murmurate.jobs.runner import Runner
 
@@ -63,6 +66,16 @@ class RunInfo(Frozen, frozen=True, omit_defaults=True):
     """When it is tried again."""
 
 
+class Webhook(Frozen, frozen=True, omit_defaults=True):
+    """Who is told when a run ends, and how far that is: waiting, delivered or given up."""
+
+    url: str
+    status: str
+    attempts: int = 0
+    detail: str | None = None
+    """What the last attempt came to."""
+
+
 class RunView(Frozen, frozen=True, omit_defaults=True):
     """A run in whole."""
 
@@ -76,6 +89,8 @@ class RunView(Frozen, frozen=True, omit_defaults=True):
     session: str | None = None
     answer: Answer | None = None
     error: Failed | None = None
+    deadline_ms: int | None = None
+    webhook: Webhook | None = None
 
 
 class RunEvent(Frozen, frozen=True):
@@ -100,7 +115,9 @@ class Runs:
         clock: Clock,
         ids: Ids,
         is_run: Callable[[Request], bool],
+        hooks: Hooks | None = None,
     ) -> None:
+        """Without `hooks` nobody can be told of the end of a run."""
         self._below = below
         self._runner = runner
         self._journals = journals
@@ -108,6 +125,7 @@ class Runs:
         self._clock = clock
         self._ids = ids
         self._is_run = is_run
+        self._hooks = hooks
 
     def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Answer as a run, if the request wants one."""
@@ -159,13 +177,31 @@ class Runs:
         write = (lambda: put_back(self._log, journal.claim)) if goes else journal.cancel
         self._runner.end_soon(journal.claim, write)
 
-    async def submit(self, request: Request, *, priority: int = 0) -> str:
-        """Begin a run in the background; return its id once it is durable."""
+    async def submit(
+        self,
+        request: Request,
+        *,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        webhook: str | None = None,
+    ) -> str:
+        """Begin a run in the background; return its id once it is durable.
+
+        It fails unless it ends within `deadline_s`; the URL `webhook` is told of its end.
+        `BadRequestError`: that URL can't be.
+        """
+        if webhook is not None:
+            self._check(request.tenant, webhook)
         run_id = self._ids.new("run")
         place = (request.tenant, stream_of(run_id))
-        begun = msgspec.json.encode(Begun(request, background=True))
-        offer = Offer(*place, QUEUE, priority=priority)
-        await self._log.append([Entry(*place, Kind.BEGUN.value, begun)], work=[offer])
+        begun = Begun(request, background=True, webhook=webhook)
+        work: list[Work] = [Offer(*place, QUEUE, priority=priority)]
+        if deadline_s is not None:
+            deadline_ms = self._clock.unix_ms() + int(deadline_s * 1000)
+            begun = msgspec.structs.replace(begun, deadline_ms=deadline_ms)
+            work.append(deadline_offer(request.tenant, run_id, deadline_ms))
+        entry = Entry(*place, Kind.BEGUN.value, msgspec.json.encode(begun))
+        await self._log.append([entry], work=work)
         self._runner.wake()
         return run_id
 
@@ -184,6 +220,8 @@ class Runs:
             session=_session(state),
             answer=state.answer,
             error=state.failure,
+            deadline_ms=state.begun.deadline_ms,
+            webhook=await self._webhook(tenant, state),
         )
 
     async def events(self, tenant: str, run_id: str) -> AsyncGenerator[RunEvent]:
@@ -268,6 +306,23 @@ class Runs:
             if len(names) == limit:
                 break
         return tuple(names)
+
+    def _check(self, tenant: str, webhook: str) -> None:
+        if self._hooks is None:
+            raise BadRequestError("webhooks are not configured", param="webhook")
+        self._hooks.check(tenant, webhook)
+
+    async def _webhook(self, tenant: str, state: RunState) -> Webhook | None:
+        url = state.begun.webhook
+        if url is None or self._hooks is None:
+            return None
+        try:
+            last = await self._hooks.delivery(tenant, state.id, max(state.ends - 1, 0))
+        except LogCorruptError as damage:
+            return Webhook(url, "given up", detail=damage.detail)
+        if last is None or state.status is RunStatus.UNDER_WAY:
+            return Webhook(url, "waiting")
+        return Webhook(url, last.status, last.attempts, last.detail)
 
     async def _state(self, tenant: str, run_id: str) -> RunState:
         return folded(run_id, await self._entries(tenant, run_id))

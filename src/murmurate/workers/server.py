@@ -99,6 +99,8 @@ async def main(message: ServerBoot, words: Words) -> None:
         service.opened.registry.follow(service.outside.events),
         service.runner.run(),
         words.take_over(service, message.gone),
+        *(errands.run() for errands in service.errands),
+        service.schedules.keep(),
     ]
     if message.number == 0:
         work += [service.platform.follow(), service.platform.examine_log()]
