@@ -4,7 +4,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -460,6 +460,86 @@ def test_a_run_that_cannot_be_read_now_is_tried_once_a_second() -> None:
         found = await stage.ended(await stage.a.runs.submit(request()))
         assert (found.status, len(tries)) == ("finished", 3)
         assert tries[-1] - tries[0] > 2 * UNREAD_PAUSE_MS / 1000
+        await stage.a.down()
+
+    play(story, servers="")
+
+
+def test_runs_that_were_given_in_an_answer_that_was_lost_are_worked_on() -> None:
+    async def story(stage: Stage) -> None:
+        claim, lost = stage.log.claim, []
+
+        async def unanswered(queue: str, runner: str, *, limit: int) -> list[Claim]:
+            claims = await claim(queue, runner, limit=limit)
+            if claims and not lost:
+                lost.extend(claims)
+                raise LogUnavailableError("whether this was written is not known")
+            return claims
+
+        stage.log.claim = unanswered  # type: ignore[method-assign]
+        runs = [await stage.a.runs.submit(request(number)) for number in range(2)]
+        await stage.a.up()
+        for run_id in runs:
+            assert (await stage.ended(run_id)).status == "finished"
+        assert len(lost) == 2
+        assert stage.shop.effects == ONCE + ONCE
+        await stage.a.down()
+
+    play(story, servers="")
+
+
+def test_a_revoked_server_that_takes_its_run_back_knows_the_new_attempt() -> None:
+    async def story(stage: Stage) -> None:
+        stage.shop.hold["thing 1"] = asyncio.Event()
+        await stage.a.up()
+        run_id = await stage.a.runs.submit(request())
+        while not stage.shop.effects["1"]:
+            await asyncio.sleep(0.01)
+        append = stage.log.append
+
+        async def slow(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
+            if entries and entries[0].kind == "run.left":  # the old attempt takes long to end
+                await asyncio.sleep(2)
+            return await append(entries, **kwargs)
+
+        stage.log.append = slow  # type: ignore[method-assign, assignment]
+        await stage.log.revoke("a")
+        while stage.shop.effects["1"] < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(3)
+        assert stage.a.runner.working == 1
+        await stage.b.runs.cancel("a", run_id)
+        assert (await stage.ended(run_id)).status == "cancelled"
+        await asyncio.sleep(1)
+        assert stage.a.runner.working == 0
+        await stage.a.down()
+
+    play(story, servers="")
+
+
+def test_a_fault_that_nobody_foresaw_ends_neither_beats_nor_claims() -> None:
+    async def story(stage: Stage) -> None:
+        faults = 0
+        renew, beats, claim = stage.log.renew, stage.log.beats, stage.log.claim
+        await stage.a.up()
+
+        def faulty(method: Any) -> Any:
+            async def called(*args: Any, **kwargs: Any) -> Any:
+                nonlocal faults
+                if now_s() < until_s:
+                    faults += 1
+                    raise ZeroDivisionError
+                return await method(*args, **kwargs)
+
+            return called
+
+        until_s = now_s() + 1
+        stage.log.renew, stage.log.beats = faulty(renew), faulty(beats)  # type: ignore[method-assign]
+        stage.log.claim = faulty(claim)  # type: ignore[method-assign]
+        run_id = await stage.a.runs.submit(request())
+        assert (await stage.ended(run_id)).status == "finished"
+        assert faults > 3
+        assert len(stage.a.events.named("runs.fault")) == 3  # once a task
         await stage.a.down()
 
     play(story, servers="")

@@ -362,3 +362,22 @@ def test_a_listing_looks_no_further_back_than_it_must() -> None:
         assert behind[-1] == ""
 
     play(story, servers="")
+
+
+def test_a_server_that_was_just_revoked_asks_its_client_to_come_again() -> None:
+    async def story(stage: Stage) -> None:
+        stage.shop.hold["thing 1"] = asyncio.Event()
+        client = asyncio.create_task(answer_of(stage.a.runs, request(session=SESSION)))
+        while not stage.shop.effects["1"]:
+            await asyncio.sleep(0.01)
+        await stage.log.revoke("a")
+        stage.shop.hold.pop("thing 1").set()
+        with pytest.raises(LogUnavailableError, match="nothing was written") as refused:
+            await client
+        assert refused.value.retry_s == 1.0
+        assert await all_of(stage.log.streams("a", "")) == []
+        await asyncio.sleep(1)
+        answer = await answer_of(stage.a.runs, request(session=SESSION))
+        assert answer[-1] == Finished(FinishReason.STOP)
+
+    play(story)

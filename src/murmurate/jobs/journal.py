@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from murmurate.core.errors import LogUnavailableError, MurmurateError, RunDivergedError
+from murmurate.core.errors import FencedError, LogUnavailableError, MurmurateError, RunDivergedError
 from murmurate.core.journal import Journal, StepKind, Unkept
 from murmurate.core.ports import NEVER_MS, Claim, Done, Entry, Log, Offer, Work
 from murmurate.core.types import Delta, Frozen, Request
@@ -160,6 +160,13 @@ class KeptJournal:
         held = () if work else (Offer(*self._place, QUEUE, holder=self.claim.runner),)
         try:
             await self._log.append([begun, *entries], work=held)
+        except FencedError as cause:  # nobody else goes on with a run that was not begun
+            self.is_written = False
+            raise LogUnavailableError(
+                "this server was taken for dead a moment ago and begins nothing before its next"
+                " beat; nothing was written: retry after 1 s",
+                retry_s=1.0,
+            ) from cause
         except MurmurateError as error:
             self.is_written = False
             # The answer of a PostgreSQL can be lost, and then this run is held by us.

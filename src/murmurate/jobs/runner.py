@@ -270,6 +270,10 @@ class Runner:
                 if not failed:
                     self._events.event("runs.log", code=error.code, detail=error.detail)
                 failed = True
+            except Exception as fault:  # noqa: BLE001 - without a beat all its runs would be lost
+                if not failed:
+                    self._events.event("runs.fault", detail=f"{type(fault).__name__}: {fault}")
+                failed = True
             await pause()
 
     async def _woken(self) -> None:
