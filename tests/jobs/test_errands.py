@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from murmurate.core.errors import FencedError, LogUnavailableError
 from murmurate.core.ports import Claim, Offer
 from murmurate.jobs.errands import AGAIN_MS, FAULT_AGAIN_MS, POLL_S, Errands
@@ -129,5 +131,27 @@ def test_an_outage_of_the_log_is_outlasted() -> None:
         await kitchen.offer("dish/1")
         await asyncio.sleep(10)
         assert len(kitchen.washed) == 1
+
+    cook(story)
+
+
+@pytest.mark.parametrize("error", [LogUnavailableError("the answer was lost"), ZeroDivisionError()])
+def test_work_that_was_given_in_an_answer_that_was_lost_is_done(error: Exception) -> None:
+    async def story(kitchen: Kitchen) -> None:
+        claim, lost = kitchen.stage.log.claim, []
+
+        async def unanswered(queue: str, runner: str, *, limit: int) -> list[Claim]:
+            claims = await claim(queue, runner, limit=limit)
+            if queue == QUEUE and claims and not lost:
+                lost.extend(claims)
+                raise error
+            return claims
+
+        kitchen.stage.log.claim = unanswered  # type: ignore[method-assign]
+        await kitchen.offer("dish/1", "dish/2")
+        await asyncio.sleep(3 * POLL_S)
+        assert len(lost) == 2
+        assert [stream for stream, _ in kitchen.washed] == ["dish/1", "dish/2"]
+        assert await all_of(kitchen.stage.log.work("a", QUEUE)) == []
 
     cook(story)

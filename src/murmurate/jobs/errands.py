@@ -45,7 +45,9 @@ class Errands:
         self._clock = clock
         self._events = events
         self._at_a_time = at_a_time
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._may_hold_more = False
+        """Whether we may have been given errands without hearing which."""
 
     async def run(self) -> None:
         """Look for work, and do it; an outage of the log is outlasted."""
@@ -55,21 +57,39 @@ class Errands:
                     await self.look()
                 except MurmurateError as error:
                     self._note(error)
+                except Exception as fault:  # noqa: BLE001 - else nothing of this queue is done
+                    self._fault(fault)
                 await self._clock.sleep(POLL_S)
         finally:
-            for task in self._tasks:
+            for task in self._tasks.values():
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def look(self) -> None:
         """Claim as much as there is room for, and begin it."""
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._runner.is_stopping:
             return
-        for claim in await self._log.claim(self._queue, self._runner.name, limit=room):
-            task = asyncio.create_task(self._do(claim))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if self._may_hold_more:
+            for claim in await self._log.held(self._runner.name):
+                place = (claim.tenant, claim.stream)
+                is_known = place in self._tasks or self._runner.knows(place)
+                if claim.queue == self._queue and not is_known:
+                    self._begin(claim)
+        self._may_hold_more = True  # until we hear what we were given
+        claims = await self._log.claim(self._queue, self._runner.name, limit=room)
+        self._may_hold_more = False
+        for claim in claims:
+            self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        place = (claim.tenant, claim.stream)
+        task = self._tasks[place] = asyncio.create_task(self._do(claim))
+        task.add_done_callback(lambda task: self._ended(place, task))
+
+    def _ended(self, place: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if self._tasks.get(place) is task:  # not one that we have claimed anew meanwhile
+            del self._tasks[place]
 
     async def _do(self, claim: Claim) -> None:
         """Do one; where it can't be done now, let anybody try again."""
@@ -81,12 +101,15 @@ class Errands:
             self._note(error)
             await self._put_back(claim, AGAIN_MS)
         except Exception as fault:  # noqa: BLE001 - one that nobody foresaw ends no server
-            self._events.event("errand.fault", queue=self._queue, type=type(fault).__name__)
+            self._fault(fault)
             await self._put_back(claim, FAULT_AGAIN_MS)
 
     async def _put_back(self, claim: Claim, pause_ms: int) -> None:
         due_ms = self._clock.unix_ms() + pause_ms
         await self._runner.end(claim, lambda: put_off(self._log, claim, due_ms))
+
+    def _fault(self, fault: Exception) -> None:
+        self._events.event("errand.fault", queue=self._queue, type=type(fault).__name__)
 
     def _note(self, error: MurmurateError) -> None:
         self._events.event("errand.failed", queue=self._queue, code=error.code, detail=error.detail)

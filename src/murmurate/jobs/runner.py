@@ -207,7 +207,7 @@ class Runner:
         if now_s >= self._count_s and not self._stopping:
             self._count_s = now_s + COUNT_EVERY_S
             for claim in await self._log.held(self.name):
-                if claim.queue == QUEUE and not self._knows((claim.tenant, claim.stream)):
+                if claim.queue == QUEUE and not self.knows((claim.tenant, claim.stream)):
                     self._begin(claim)
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._stopping:
@@ -222,7 +222,7 @@ class Runner:
         async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
             return folded(run_id, [stored async for stored in entries])
 
-    def _knows(self, place: _Place) -> bool:
+    def knows(self, place: _Place) -> bool:
         """Tell whether somebody here works on a run, or writes its end."""
         return any(place in known for known in (self._tasks, self._stops, self._left, self._ending))
 
