@@ -11,7 +11,7 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import FencedError, MurmurateError
 from murmurate.core.ports import Claim, EventLog, Log
 from murmurate.jobs.journal import put_off
-from murmurate.jobs.runner import Runner
+from murmurate.jobs.runner import COUNT_EVERY_S, Runner
 
 POLL_S = 1.0
 AGAIN_MS = 1_000
@@ -20,6 +20,7 @@ FAULT_AGAIN_MS = 60_000
 """When one is that met a fault of ours."""
 AT_A_TIME_MAX = 16
 
+_Place = tuple[str, str]
 Errand = Callable[[Claim], Awaitable[None]]
 """Does a piece of work, and writes its end or puts it back."""
 
@@ -45,9 +46,9 @@ class Errands:
         self._clock = clock
         self._events = events
         self._at_a_time = at_a_time
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._may_hold_more = False
-        """Whether we may have been given errands without hearing which."""
+        self._tasks: dict[_Place, asyncio.Task[None]] = {}
+        self._count_s = clock.now_s() + COUNT_EVERY_S
+        """When to ask next what we hold."""
 
     async def run(self) -> None:
         """Look for work, and do it; an outage of the log is outlasted."""
@@ -58,7 +59,8 @@ class Errands:
                 except MurmurateError as error:
                     self._note(error)
                 except Exception as fault:  # noqa: BLE001 - else nothing of this queue is done
-                    self._fault(fault)
+                    what = type(fault).__name__
+                    self._events.event("errand.fault", queue=self._queue, type=what)
                 await self._clock.sleep(POLL_S)
         finally:
             for task in self._tasks.values():
@@ -66,29 +68,36 @@ class Errands:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def look(self) -> None:
-        """Claim as much as there is room for, and begin it."""
+        """Claim as much as there is room for, and begin it.
+
+        Now and then, begin what we hold unknowingly: the answer to a claim can be lost on the way.
+        """
+        if self._clock.now_s() >= self._count_s:
+            await self._find()
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._runner.is_stopping:
             return
-        if self._may_hold_more:
-            for claim in await self._log.held(self._runner.name):
-                place = (claim.tenant, claim.stream)
-                is_known = place in self._tasks or self._runner.knows(place)
-                if claim.queue == self._queue and not is_known:
-                    self._begin(claim)
-        self._may_hold_more = True  # until we hear what we were given
-        claims = await self._log.claim(self._queue, self._runner.name, limit=room)
-        self._may_hold_more = False
-        for claim in claims:
+        for claim in await self._log.claim(self._queue, self._runner.name, limit=room):
             self._begin(claim)
+
+    async def _find(self) -> None:
+        """Begin what is ours and nobody here works on, neither before nor after the look."""
+        before = set(self._tasks)
+        claims = await self._log.held(self._runner.name)
+        self._count_s = self._clock.now_s() + COUNT_EVERY_S
+        for claim in claims:
+            place = (claim.tenant, claim.stream)
+            known = place in before or place in self._tasks or self._runner.knows(place)
+            if claim.queue == self._queue and not known and not self._runner.is_stopping:
+                self._begin(claim)
 
     def _begin(self, claim: Claim) -> None:
         place = (claim.tenant, claim.stream)
-        task = self._tasks[place] = asyncio.create_task(self._do(claim))
-        task.add_done_callback(lambda task: self._ended(place, task))
+        self._tasks[place] = asyncio.create_task(self._do(claim))
+        self._tasks[place].add_done_callback(lambda task: self._ended(place, task))
 
-    def _ended(self, place: tuple[str, str], task: asyncio.Task[None]) -> None:
-        if self._tasks.get(place) is task:  # not one that we have claimed anew meanwhile
+    def _ended(self, place: _Place, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(place) is task:
             del self._tasks[place]
 
     async def _do(self, claim: Claim) -> None:
@@ -101,15 +110,12 @@ class Errands:
             self._note(error)
             await self._put_back(claim, AGAIN_MS)
         except Exception as fault:  # noqa: BLE001 - one that nobody foresaw ends no server
-            self._fault(fault)
+            self._events.event("errand.fault", queue=self._queue, type=type(fault).__name__)
             await self._put_back(claim, FAULT_AGAIN_MS)
 
     async def _put_back(self, claim: Claim, pause_ms: int) -> None:
         due_ms = self._clock.unix_ms() + pause_ms
         await self._runner.end(claim, lambda: put_off(self._log, claim, due_ms))
-
-    def _fault(self, fault: Exception) -> None:
-        self._events.event("errand.fault", queue=self._queue, type=type(fault).__name__)
 
     def _note(self, error: MurmurateError) -> None:
         self._events.event("errand.failed", queue=self._queue, code=error.code, detail=error.detail)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import LogConflictError, LogCorruptError, MurmurateError
+from murmurate.core.errors import FencedError, LogConflictError, LogCorruptError, MurmurateError
 from murmurate.core.ids import first_of
 from murmurate.core.ports import Done, EventLog, Log
 from murmurate.jobs.entries import Kind, id_of, stream_of
@@ -53,8 +53,8 @@ class Retention:
             for name, head in await self._older(tenant, end):
                 try:
                     forgotten += await self._forget(tenant, name, head)
-                except LogConflictError:
-                    continue  # it was resumed between the look and the end of it
+                except (LogConflictError, FencedError):
+                    continue  # it was resumed meanwhile, or one of its notices is delivered now
                 except LogCorruptError as damage:  # whether it has ended is not known: it stays
                     self._events.event("runs.log", code=damage.code, detail=damage.detail)
         return forgotten

@@ -217,14 +217,14 @@ class Runner:
             self._begin(claim)
         self._count_s = later_s
 
+    def knows(self, place: _Place) -> bool:
+        """Tell whether somebody here works on a run, or writes the end of some work."""
+        return any(place in known for known in (self._tasks, self._stops, self._left, self._ending))
+
     async def read(self, tenant: str, run_id: str) -> RunState:
         """Return what is known of a run. `LogCorruptError`: its entries are damaged."""
         async with aclosing(self._log.read(tenant, stream_of(run_id))) as entries:
             return folded(run_id, [stored async for stored in entries])
-
-    def knows(self, place: _Place) -> bool:
-        """Tell whether somebody here works on a run, or writes its end."""
-        return any(place in known for known in (self._tasks, self._stops, self._left, self._ending))
 
     def _begin(self, claim: Claim) -> None:
         place = (claim.tenant, claim.stream)
