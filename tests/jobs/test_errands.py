@@ -165,3 +165,22 @@ def test_an_outage_of_the_log_is_outlasted() -> None:
         assert len(kitchen.washed) == 1
 
     cook(story)
+
+
+def test_a_fault_that_nobody_foresaw_ends_no_queue() -> None:
+    async def story(kitchen: Kitchen) -> None:
+        claim, faults = kitchen.stage.log.claim, [ZeroDivisionError()]
+
+        async def faulty(queue: str, runner: str, *, limit: int) -> list[Claim]:
+            if queue == QUEUE and faults:
+                raise faults.pop()
+            return await claim(queue, runner, limit=limit)
+
+        kitchen.stage.log.claim = faulty  # type: ignore[method-assign]
+        await kitchen.offer("dish/1")
+        await asyncio.sleep(3 * POLL_S)
+        assert [stream for stream, _ in kitchen.washed] == ["dish/1"]
+        [fault] = kitchen.stage.a.events.named("errand.fault")
+        assert fault["type"] == "ZeroDivisionError"
+
+    cook(story)

@@ -381,3 +381,21 @@ def test_a_server_that_was_just_revoked_asks_its_client_to_come_again() -> None:
         assert answer[-1] == Finished(FinishReason.STOP)
 
     play(story)
+
+
+def test_a_run_whose_beginning_cannot_be_written_has_not_begun_for_its_client() -> None:
+    async def story(stage: Stage) -> None:
+        append = stage.log.append
+
+        async def full(entries: Sequence[Entry], **kwargs: Any) -> list[int]:
+            if entries and entries[0].kind == "run.begun":
+                raise LogUnavailableError("the disk is full")
+            return await append(entries, **kwargs)
+
+        stage.log.append = full  # type: ignore[method-assign, assignment]
+        with pytest.raises(LogUnavailableError, match="the disk is full"):
+            await answer_of(stage.a.runs, request(session=SESSION))
+        assert await all_of(stage.log.streams("a", "")) == []
+        assert stage.a.events.named("runs.not_ended") == []
+
+    play(story)

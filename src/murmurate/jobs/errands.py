@@ -58,6 +58,9 @@ class Errands:
                     await self.look()
                 except MurmurateError as error:
                     self._note(error)
+                except Exception as fault:  # noqa: BLE001 - else nothing of this queue is done
+                    what = type(fault).__name__
+                    self._events.event("errand.fault", queue=self._queue, type=what)
                 await self._clock.sleep(POLL_S)
         finally:
             for task in self._tasks.values():

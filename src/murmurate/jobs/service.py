@@ -158,7 +158,8 @@ class Runs:
             raise  # another server goes on with it
         except MurmurateError as error:
             write = journal.cancel if cancelled else lambda error=error: journal.fail(error)
-            if not await self._runner.end(claim, write):
+            has_begun = journal.is_written
+            if not await self._runner.end(claim, write) and has_begun:
                 raise RunOpenError(
                     f"{error.detail}; {id_of(stream)} has begun, and its failure could not be"
                     " written: it may be finished, or be so soon. Look at it before you ask again",
