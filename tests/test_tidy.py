@@ -62,7 +62,6 @@ COVERED_ELSEWHERE = {
     "workers/llama_cpp.py": "tests/e2e",
     "workers/scripted.py": "tests/workers/test_engine.py, tests/e2e",
     "workers/roster.py": "tests/e2e",
-    "workers/server.py": "tests/e2e",
     "workers/supervisor.py": "tests/e2e",
     "cli/backup.py": "tests/e2e/test_log.py",
     "cli/client.py": "tests/e2e",

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
@@ -20,6 +20,7 @@ from murmurate import compose
 from murmurate.adapters.http_edge import Edge, EdgeLimits, HttpEdge, connections_max
 from murmurate.adapters.logs import Bridge, Seldom
 from murmurate.config import Config
+from murmurate.core.clock import Clock
 from murmurate.core.errors import (
     ConfigError,
     LogCorruptError,
@@ -27,11 +28,14 @@ from murmurate.core.errors import (
     LogUnavailableError,
     MurmurateError,
 )
+from murmurate.core.ports import EventLog
 from murmurate.workers.boot import ServerBoot
 from murmurate.workers.lifeline import EXIT_CONFIG, beating, beating_meanwhile, boot, say_ready
 
 READY_POLL_S = 0.05
 EXIT_FAILED = 1
+FAULT_PAUSE_S = 1.0
+FAULT_CHARS_MAX = 500
 LASTING = (ConfigError, LogCorruptError, LogNewerError, LogUnavailableError)
 """What starting again doesn't mend."""
 
@@ -94,18 +98,19 @@ async def main(message: ServerBoot, words: Words) -> None:
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, drain)
-    work = [
-        announce(service, listening),
-        service.opened.registry.follow(service.outside.events),
-        service.runner.run(),
-        words.take_over(service, message.gone),
-        *(errands.run() for errands in service.errands),
-        service.schedules.keep(),
+    events, clock = service.outside.events, service.outside.clock
+    work: list[Callable[[], Awaitable[None]]] = [
+        lambda: announce(service, listening),
+        lambda: service.opened.registry.follow(events),
+        service.runner.run,
+        lambda: words.take_over(service, message.gone),
+        *(errands.run for errands in service.errands),
+        service.schedules.keep,
     ]
     if message.number == 0:
-        work += [service.platform.follow(), service.platform.examine_log()]
-        work.append(service.retention.keep_up())
-    tasks = [asyncio.create_task(each) for each in work]
+        work += [service.platform.follow, service.platform.examine_log]
+        work.append(service.retention.keep_up)
+    tasks = [asyncio.create_task(lasting(each, events, clock)) for each in work]
     try:
         await server.serve(sockets=[listening])
     finally:
@@ -114,6 +119,16 @@ async def main(message: ServerBoot, words: Words) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await compose.close(service.outside)
         heart.cancel()
+
+
+async def lasting(work: Callable[[], Awaitable[None]], events: EventLog, clock: Clock) -> None:
+    """Do it, and begin again when it meets a fault that nobody foresaw: the server needs it."""
+    while True:
+        try:
+            return await work()
+        except Exception as fault:  # noqa: BLE001 - whatever it is must not go unseen
+            events.event("server.fault", fault=f"{type(fault).__name__}: {fault}"[:FAULT_CHARS_MAX])
+            await clock.sleep(FAULT_PAUSE_S)
 
 
 def settings(config: Config, service: compose.Service) -> uvicorn.Config:
