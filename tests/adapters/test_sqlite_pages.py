@@ -102,3 +102,16 @@ def test_a_record_of_nonsense_is_refused_or_read_to_its_end(record: bytes) -> No
     except (IndexError, ValueError):
         return
     assert len(values) <= len(record)
+
+
+@pytest.mark.parametrize("stated", [b"\x02\x00", b"\x20\x00", b"\x00\x01"])
+def test_a_header_that_states_another_valid_size_of_pages_is_not_believed(
+    tmp_path: Path, stated: bytes
+) -> None:
+    path = tmp_path / "a.db"
+    written(path).close()
+    before = seen(path)
+    content = bytearray(path.read_bytes())
+    content[16:18] = stated
+    path.write_bytes(content)
+    assert seen(path) == before

@@ -81,9 +81,7 @@ class Pages:
         self._wal = wal.open("rb") if wal.is_file() else None
         size_bytes = path.stat().st_size if self._file else 0
         header = self._file.read(_FILE_HEADER_BYTES) if self._file else b""
-        whole = header.startswith(MAGIC) and len(header) == _FILE_HEADER_BYTES
-        stated = int.from_bytes(header[16:18]) if whole else 0
-        self._page_bytes = _valid_page_bytes(65536 if stated == 1 else stated)
+        self._page_bytes = _page_bytes(header, size_bytes)
         self._usable_bytes = self._page_bytes
         self._frames: dict[int, list[int]] = {}
         for frame in frames_of(wal):
@@ -240,6 +238,19 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + step + 1
     raise AssertionError("a varint has at most nine bytes")
+
+
+def _page_bytes(header: bytes, size_bytes: int) -> int:
+    """Return the size of a file's pages: what its header says, if all of the file bears it out.
+
+    Damage can turn a size into another valid one, with which nothing would be found.
+    """
+    if not header.startswith(MAGIC) or len(header) != _FILE_HEADER_BYTES:
+        return PAGE_BYTES
+    stated = int.from_bytes(header[16:18])
+    stated = 65536 if stated == 1 else stated
+    pages = int.from_bytes(header[28:32])
+    return _valid_page_bytes(stated) if stated * pages == size_bytes else PAGE_BYTES
 
 
 def _valid_page_bytes(stated: int) -> int:
