@@ -37,7 +37,7 @@ SECRET_CHARS_MIN = 8
 Count = Annotated[int, Meta(ge=1)]
 Room = Annotated[int, Meta(ge=0)]
 """A bound at which zero means none at all."""
-Memory = Annotated[int, Meta(ge=64 * 1024**2, le=2**62)]
+Memory = Annotated[int, Meta(ge=32 * 1024**2, le=2**62)]
 Amount = Annotated[float, Meta(gt=0, le=1e9)]  # an upper end, as TOML has `inf` and `nan`
 
 _T = TypeVar("_T")

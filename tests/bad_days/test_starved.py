@@ -22,7 +22,7 @@ PROCESS = "process library"
 def starved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service whose library can never start."""
     folder = tmp_path_factory.mktemp("starved")
-    little = "library_memory_bytes_max = 67_108_864"
+    little = "library_memory_bytes_max = 33_554_432"
     with running(folder / "state", *configured(folder, workers=little)) as service:
         until(lambda: "within a minute" in parts(service).get(PROCESS, ""))
         yield service
