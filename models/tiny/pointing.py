@@ -102,16 +102,14 @@ class Pointer(nn.Module):
 
     def loss(self, network: Network, seen: Seen, tokens: Tensor, drawn: Sequence[Told]) -> Tensor:
         """Return how badly the layers look at the lines of the contexts."""
-        summed = _Head.of(network, seen, SUMMED)
         rows = torch.tensor([row for row, lines in drawn for _ in lines.ends])
-        starts = [start for _, lines in drawn for start in lines.starts]
         ends = torch.tensor([end for _, lines in drawn for end in lines.ends])
         scores = self.score(self.norm(seen.after[SUMMED][rows, ends].float())).squeeze(-1)
         known = [(row, lines) for row, lines in drawn if lines.gold < len(lines.ends)]
         return (
             self._wrong_line(scores, [lines for _, lines in drawn])
             + _unmarked(_Head.of(network, seen, MARKED), tokens, drawn)
-            + 0.3 * summed.away(rows, ends, torch.tensor(starts))
+            + 0.3 * _astray(_Head.of(network, seen, SUMMED), drawn)
             + _away_from_gold(network, seen, known)
         )
 
@@ -138,29 +136,11 @@ class _Head:
         key = keys[:, HEAD // (shape.heads // shape.key_heads)].float()
         return cls(queries[:, HEAD].float() * shape.head_width**-0.5, key)
 
-    def away(self, rows: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
-        """Return how little is seen from the places of the wanted ones."""
-        scores = torch.einsum("nd,ntd->nt", self.queries[rows, places], self.keys[rows])
-        later = torch.arange(self.keys.shape[1])[None] > places[:, None]
-        return functional.cross_entropy(scores.masked_fill(later, NEVER), wanted)
-
-
-def _away_from_gold(network: Network, seen: Seen, known: Sequence[Told]) -> Tensor:
-    """Return how little the answers see of the line that they are to copy."""
-    if not known:
-        return torch.zeros(())
-    rows = torch.tensor([row for row, _ in known])
-    asked = torch.tensor([lines.asked for _, lines in known])
-    gold = [(lines.starts[lines.gold], lines.ends[lines.gold]) for _, lines in known]
-    counts = torch.tensor([end - start for start, end in gold])
-    steps = torch.cat([torch.arange(count) for count in counts.tolist()])
-    places = asked.repeat_interleave(counts) + steps
-    copied = torch.tensor([start for start, _ in gold]).repeat_interleave(counts) + steps
-    chosen = _Head.of(network, seen, CHOSEN)
-    copying = _Head.of(network, seen, COPIED)
-    return chosen.away(rows, asked, torch.tensor([end for _, end in gold])) + copying.away(
-        rows.repeat_interleave(counts), places, copied
-    )
+    def looks(self, row: int, places: slice) -> Tensor:
+        """Return the logarithm of the attention that is paid at the places of a row."""
+        scores = self.queries[row, places] @ self.keys[row, : places.stop].T
+        later = torch.ones_like(scores, dtype=torch.bool).triu(places.start + 1)
+        return scores.masked_fill(later, NEVER).log_softmax(-1)
 
 
 def _unmarked(head: _Head, tokens: Tensor, drawn: Sequence[Told]) -> Tensor:
@@ -169,10 +149,35 @@ def _unmarked(head: _Head, tokens: Tensor, drawn: Sequence[Told]) -> Tensor:
     for row, lines in drawn:
         told = slice(lines.starts[0], lines.ends[-1])
         asked = slice(lines.question.start, lines.question.stop)
-        scores = head.queries[row, told] @ head.keys[row, : told.stop].T
-        later = torch.ones_like(scores, dtype=torch.bool).triu(told.start + 1)
-        looked = scores.masked_fill(later, NEVER).log_softmax(-1)
+        looked = head.looks(row, told)
         same = tokens[row, told][:, None] == tokens[row, asked][None]
         found = looked[:, asked].masked_fill(~same, NEVER).logsumexp(-1)
         losses.append(-torch.where(same.any(-1), found, looked[:, 0]))
     return torch.cat(losses).mean()
+
+
+def _astray(head: _Head, drawn: Sequence[Told]) -> Tensor:
+    """Return how badly the tokens of a context find the beginning of their line."""
+    losses: list[Tensor] = []
+    for row, lines in drawn:
+        looked = head.looks(row, slice(lines.starts[0], lines.ends[-1] + 1))
+        each = [
+            start
+            for start, end in zip(lines.starts, lines.ends, strict=True)
+            for _ in range(start, end + 1)
+        ]
+        losses.append(functional.nll_loss(looked, torch.tensor(each), reduction="none"))
+    return torch.cat(losses).mean()
+
+
+def _away_from_gold(network: Network, seen: Seen, known: Sequence[Told]) -> Tensor:
+    """Return how little the answers see of the line that they are to copy."""
+    chosen, copying = (_Head.of(network, seen, layer) for layer in (CHOSEN, COPIED))
+    losses = [torch.zeros(1)]
+    for row, lines in known:
+        start, end = lines.starts[lines.gold], lines.ends[lines.gold]
+        said = slice(lines.asked, lines.asked + end - start)
+        looked = chosen.looks(row, said)[:, end]
+        copied = copying.looks(row, said)[:, start:end].diagonal()
+        losses.append(-looked[:1] - looked.mean() - copied[:1] - copied.mean())
+    return torch.cat(losses).sum() / max(1, len(known))

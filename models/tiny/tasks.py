@@ -94,11 +94,11 @@ def conversation(r: random.Random, held_out: bool = False) -> Conversation:
     """Draw one conversation."""
     source = Source(r, words(held_out), held_out)
     kind = r.random()
-    if kind < 0.50:
+    if kind < 0.36:
         return about_facts(source, r.choice(QUESTIONS))
-    if kind < 0.80:
+    if kind < 0.50:
         return about_passage(source, r.choice(QUESTIONS))
-    if kind < 0.85:
+    if kind < 0.60:
         return without_tools(source)
     return with_tools(source)
 
@@ -116,7 +116,7 @@ def with_tools(source: Source) -> Conversation:
         calculated_before,
     ]
     count = r.choices([1, 2, 3, 4, 5, 6, 7, 8], [40, 24, 12, 8, 6, 4, 3, 3])[0]
-    for drawn in r.choices(exchanges, [26, 30, 22, 26, 6, 4], k=count):
+    for drawn in r.choices(exchanges, [24, 48, 26, 10, 4, 4], k=count):
         drawn(source, talk)
     if not talk.taught[-1]:
         r.choice([ask_documents, ask_arithmetic, chat])(source, talk)

@@ -42,8 +42,8 @@ COPIED_LOSS: Final = 0.1
 COPY_ROWS: Final = 16
 PROMPT_SHARE: Final = 0.15
 PROMPT_WEIGHT: Final = 0.3
-LINES_WEIGHT: Final = 0.5
-DRILL_SHARE: Final = 0.2
+LINES_WEIGHT: Final = 0.2
+DRILL_SHARE: Final = 0.1
 
 Drawn = tuple[list[int], list[float]]
 """Tokens, and the weight with which each is to be learnt."""
