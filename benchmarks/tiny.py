@@ -10,7 +10,7 @@ out: wordings, names, values and documents. The classes and the cases are those 
     smalltalk       small talk is answered without a tool
     short_questions a question of a few words is searched for, not taken for small talk
     unknown         "I don't know" where the context lacks the fact
-    facts           the value, word for word, from a context of four to eight facts
+    facts           the fact that was asked for, word for word, from a context of four to eight
     spans           the sentence of a passage of real prose that answers, at a token F1 of 0.5
     bytes           the size of the file
 """

@@ -279,7 +279,7 @@ def quotes_passage(source: Source) -> Case:
 
 
 def answers_from_facts(source: Source) -> Case:
-    """One of four to eight facts."""
+    """One of four to eight facts, as it was told."""
     return _context(source, tasks.about_facts, known=True)
 
 

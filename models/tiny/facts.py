@@ -1,12 +1,17 @@
-"""Contexts made of facts, and questions about them: names, places, dates, amounts and the like."""
+"""Contexts made of facts, and questions about them: names, places, dates, amounts and the like.
+
+The answer to a question is what was told, word for word.
+"""
 
 import random
 import tomllib
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from frames import framed_fact, framed_question, odd_fact, odd_question
 from questions import number
 from words import Words, invented, is_held_out
 
@@ -17,6 +22,11 @@ _NAMES: Final = {name: text.split() for name, text in RELATIONS["names"].items()
 _MONTHS: Final = RELATIONS["names"]["months"].split()
 _WEEKDAYS: Final = RELATIONS["names"]["weekdays"].split()
 _PLAIN_SHARE: Final = 0.45
+_ODD_SHARE: Final = 0.25
+"""The part of the relations that training tells in words that mean nothing."""
+_FRAMED_SHARE: Final = 0.12
+_ODD_WORDINGS: Final = 12
+_CHECKED_ONE_IN: Final = 8
 _VALUES: Final = ("person", "place", "organisation", "year", "amount", "measure", "date", "time")
 _MORE_VALUES: Final = ("count", "port", "version", "code", "word", "phrase", "color", "number")
 _FACTS_MIN, _FACTS_MAX = 4, 8
@@ -35,8 +45,6 @@ class Relation:
     value: str
     told: tuple[str, ...]
     asked: tuple[str, ...]
-    answer: str
-    """The sentence that answers: it names the thing again, then the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is told, and what can be asked: a question and its answer, None for an unknown one."""
+    """What is told, and what can be asked: a question and what was told of it, None for nothing."""
 
     text: str
     asked: tuple[tuple[str, str | None], ...]
@@ -72,6 +80,8 @@ class Maker:
     chinese: bool
     simple: bool = False
     """Whether there are few facts, all told and asked in the plainest ways."""
+    checked: bool = False
+    """Whether to use the wordings that training leaves out to be checked by, and no others."""
 
     def context(self, *, questions: int, unknown_share: float) -> Context:
         """Draw up to eight facts, some alike in the thing and some in the relation.
@@ -81,9 +91,9 @@ class Maker:
         r = self.r
         least, most = (2, 4) if self.simple else (_FACTS_MIN if self.held_out else 2, _FACTS_MAX)
         facts = self._facts(r.randint(least, most))
-        told = [r.choice(fact.relation.told).format(**self._slots(fact)) for fact in facts]
-        lines = r.random() < 0.2 or any(t.startswith("- ") or " | " in t for t in told)
-        text = ("\n" if lines else "" if self.chinese else " ").join(told)
+        told = {fact.key: self._told(fact) for fact in facts}
+        lines = r.random() < 0.2 or not all(t.endswith((".", "。")) for t in told.values())
+        text = ("\n" if lines else "" if self.chinese else " ").join(told.values())
         asked: list[tuple[str, str | None]] = []
         values: list[str | None] = []
         for fact in r.sample(facts, min(questions, len(facts))):
@@ -91,7 +101,7 @@ class Maker:
                 asked.append((self._asked(self._absent(facts)), None))
                 values.append(None)
             else:
-                asked.append((self._asked(fact), self._answer(fact)))
+                asked.append((self._asked(fact), told[fact.key]))
                 values.append(fact.value)
         return Context(text, tuple(asked), tuple(values))
 
@@ -133,6 +143,8 @@ class Maker:
     def _asked(self, fact: Fact) -> str:
         r = self.r
         text = r.choice(fact.relation.asked).format(**self._slots(fact))
+        if self._frames():
+            text = framed_question(r, text, chinese=self.chinese)
         if self.chinese:
             return text
         style = r.random()
@@ -140,45 +152,76 @@ class Maker:
             return text.lower()
         return text[0].upper() + text[1:] if style < 0.6 else text
 
-    def _answer(self, fact: Fact) -> str:
-        text = fact.relation.answer.format(**self._slots(fact))
-        return text[0].upper() + text[1:]
+    def _told(self, fact: Fact) -> str:
+        text = self.r.choice(fact.relation.told).format(**self._slots(fact))
+        if self._frames():
+            return framed_fact(self.r, text, self.value("person"), chinese=self.chinese)
+        return text
+
+    def _frames(self) -> bool:
+        """Say whether to put something before or after; the evaluation and the simple don't."""
+        return not (self.held_out or self.simple) and self.r.random() < _FRAMED_SHARE
 
     @staticmethod
     def _slots(fact: Fact) -> dict[str, str]:
         return {"a": fact.relation.name, "t": fact.thing, "v": fact.value}
 
     def _relation(self) -> Relation:
-        r, suffix = self.r, "_held_out" if self.held_out else ""
-        language = "chinese" if self.chinese else "english"
+        r = self.r
         if self.simple:
-            name = r.choice(RELATIONS["attributes"]["english"].split())
             value = r.choice(["word", "number", "place"])
-            return Relation(name, "word", value, *_SIMPLE, answer=_SIMPLE[0][0])
+            return Relation(self._attribute(), "word", value, *_SIMPLE)
         if r.random() < _PLAIN_SHARE:
-            attributes = RELATIONS["attributes"]
-            if self.held_out:
-                pool = attributes["chinese_held_out" if self.chinese else "held_out"]
-            else:
-                pool = attributes[language]
-            plain, prefix = RELATIONS["plain"], "chinese_" if self.chinese else ""
-            told = plain[f"{prefix}{'held_out' if self.held_out else 'facts'}"]
-            asked = plain[f"{prefix}asked{suffix}"]
-            thing = r.choice(["person", "organisation", "product", "place", "service", "word"])
-            value = r.choice(_VALUES + _MORE_VALUES)
-            answer = plain[f"{prefix}facts"].splitlines()[0]
-            return Relation(
-                r.choice(pool.split()), thing, value, *_lines(told, asked), answer=answer
-            )
-        fitting = [
-            (place, each)
-            for place, each in enumerate(RELATIONS["relation"])
-            if (each.get("language", "english")) == language
-        ]
-        place, drawn = r.choice(fitting)
-        told, asked = _lines(drawn[f"facts{suffix}"], drawn[f"asked{suffix}"])
-        answer = drawn["facts"].splitlines()[0]
-        return Relation(f"relation {place}", drawn["thing"], drawn["value"], told, asked, answer)
+            return self._plain()
+        if not (self.held_out or self.checked) and r.random() < _ODD_SHARE:
+            return self._odd()
+        language = "chinese" if self.chinese else "english"
+        told, asked = ("facts_held_out", "asked_held_out") if self.held_out else ("facts", "asked")
+        while True:
+            place = r.randrange(len(RELATIONS["relation"]))
+            drawn = RELATIONS["relation"][place]
+            if drawn.get("language", "english") != language or told not in drawn:
+                continue
+            wordings = self._lines(drawn[told]), self._lines(drawn[asked])
+            if all(wordings):
+                return Relation(f"relation {place}", drawn["thing"], drawn["value"], *wordings)
+
+    def _plain(self) -> Relation:
+        plain, prefix = RELATIONS["plain"], "chinese_" if self.chinese else ""
+        told = plain[f"{prefix}{'held_out' if self.held_out else 'facts'}"]
+        asked = plain[f"{prefix}asked{'_held_out' if self.held_out else ''}"]
+        return self._attributed(self._lines(told), self._lines(asked))
+
+    def _odd(self) -> Relation:
+        """Return a relation told in words of no meaning: only the attribute's name helps."""
+        r, chinese = self.r, self.chinese
+        told = tuple(odd_fact(r, chinese=chinese) for _ in range(_ODD_WORDINGS))
+        asked = tuple(odd_question(r, chinese=chinese) for _ in range(_ODD_WORDINGS))
+        return self._attributed(told, asked)
+
+    def _attributed(self, told: tuple[str, ...], asked: tuple[str, ...]) -> Relation:
+        r = self.r
+        things = ["person", "organisation", "product", "place", "service", "word"]
+        value = r.choice(_VALUES + _MORE_VALUES)
+        return Relation(self._attribute(), r.choice(things), value, told, asked)
+
+    def _attribute(self) -> str:
+        """Draw the name of an attribute; in training it is as often any noun."""
+        r, attributes = self.r, RELATIONS["attributes"]
+        if self.held_out:
+            return r.choice(attributes["chinese_held_out" if self.chinese else "held_out"].split())
+        if r.random() < 0.5:
+            return r.choice(attributes["chinese" if self.chinese else "english"].split())
+        if self.chinese:
+            return r.choice(self.words.chinese)
+        return " ".join(r.choice(self.words.phrases).lower().split()[: r.choice([1, 1, 2])])
+
+    def _lines(self, text: str) -> tuple[str, ...]:
+        """Return the wordings; training leaves out those that it is checked by."""
+        lines = text.strip().splitlines()
+        if self.held_out:
+            return tuple(lines)
+        return tuple(line for line in lines if _is_checked(line) == self.checked)
 
     def thing(self, kind: str) -> str:
         """Draw the name of a person, a product, a service and so on."""
@@ -333,5 +376,5 @@ class Maker:
         )
 
 
-def _lines(told: str, asked: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(told.strip().splitlines()), tuple(asked.strip().splitlines())
+def _is_checked(line: str) -> bool:
+    return zlib.crc32(line.encode()) % _CHECKED_ONE_IN == 0

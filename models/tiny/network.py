@@ -1,10 +1,14 @@
 """The network: a decoder of Qwen3's shape, so that llama.cpp runs it as it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+PLAIN_LENGTH_MAX: Final = 640
+"""Measured on one core with AVX-512 and bfloat16; beyond it, the fused attention is faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,16 @@ class Shape:
     epsilon: float = 1e-6
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the training wants to know of the layers."""
+
+    after: list[Tensor] = field(default_factory=list[Tensor])
+    """The vectors behind each layer."""
+    looked: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+    """The queries and the keys of each layer."""
+
+
 class Attention(nn.Module):
     """Causal attention with grouped keys and normalised queries and keys."""
 
@@ -37,7 +51,7 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(shape.head_width, eps=shape.epsilon)
         self.k_norm = nn.RMSNorm(shape.head_width, eps=shape.epsilon)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Seen | None = None) -> Tensor:
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (-1, self.shape.head_width)).transpose(1, 2)
 
@@ -45,8 +59,22 @@ class Attention(nn.Module):
         k = rotate(self.k_norm(heads(self.k(x)).float()), turn)
         v = heads(self.v(x))
         q, k = q.to(v.dtype), k.to(v.dtype)
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return self.out(seen.transpose(1, 2).flatten(2))
+        if seen is not None:
+            seen.looked.append((q, k))
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return causal attention; on a short prompt plain products beat the fused ones threefold."""
+    rows, heads, length, width = q.shape
+    if length > PLAIN_LENGTH_MAX:
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    grouped = (rows * k.shape[1], heads // k.shape[1] * length, width)
+    k, v = k.flatten(0, 1), v.flatten(0, 1)
+    scores = torch.bmm(q.reshape(grouped) * width**-0.5, k.transpose(1, 2))
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    seen = scores.view(rows, heads, length, length).masked_fill(later, float("-inf")).softmax(-1)
+    return torch.bmm(seen.view(*grouped[:2], length), v).view(q.shape)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
@@ -68,10 +96,13 @@ class Layer(nn.Module):
         self.up = nn.Linear(shape.width, shape.inner_width, bias=False)
         self.down = nn.Linear(shape.inner_width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attention(_narrow(self.attention_norm(x)), turn)
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Seen | None = None) -> Tensor:
+        x = x + self.attention(_narrow(self.attention_norm(x)), turn, seen)
         inner = _narrow(self.inner_norm(x))
-        return x + self.down(functional.silu(self.gate(inner)) * self.up(inner))
+        x = x + self.down(functional.silu(self.gate(inner)) * self.up(inner))
+        if seen is not None:
+            seen.after.append(x)
+        return x
 
 
 def _narrow(x: Tensor) -> Tensor:
@@ -94,14 +125,14 @@ class Network(nn.Module):
                 adds = name.endswith(("out.weight", "down.weight"))  # begin by adding little
                 nn.init.normal_(parameter, std=(0.1 if adds else 1.0) * parameter.shape[1] ** -0.5)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, seen: Seen | None = None) -> Tensor:
         half = self.shape.head_width // 2
         speed = self.shape.rope_base ** -(torch.arange(half) / half)
         angle = torch.arange(tokens.shape[1])[:, None] * speed
         turn = (angle.cos(), angle.sin())
         x = self.embedding(tokens)
         for layer in self.layers:
-            x = layer(x, turn)
+            x = layer(x, turn, seen)
         return self.norm(x)
 
     def logits(self, vectors: Tensor) -> Tensor:

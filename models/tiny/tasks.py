@@ -34,7 +34,11 @@ def tool(name: str, description: str, argument: str, kind: str = "string") -> Js
 
 SEARCH: Final = tool("search", "Search the documents for passages that answer a question.", "query")
 CALCULATE: Final = tool("calculate", "Calculate an arithmetic expression exactly.", "expression")
-SIMPLE_SHARE: Final = 0.35
+QUESTIONS: Final = (1, 1, 1, 1, 1, 2)
+"""How many are asked of a context: each costs the whole context again (see chat_template.jinja)."""
+UNKNOWN_SHARE: Final = 0.4
+"""With a quarter, a model short of training said some other line in two of five such cases."""
+SIMPLE_SHARE: Final = 0.2
 """The part of the contexts of facts that are plain."""
 _VERBS: Final = WORDINGS["tools"]["verbs"].split()
 _OBJECTS: Final = WORDINGS["tools"]["objects"].split()
@@ -75,6 +79,8 @@ class Source:
     r: random.Random
     words: Words
     held_out: bool
+    checked: bool = False
+    """Whether facts are in the wordings that training leaves out to be checked by."""
 
     def question(self) -> str:
         text = question(self.r, self.words, self.held_out)
@@ -90,11 +96,11 @@ def conversation(r: random.Random, held_out: bool = False) -> Conversation:
     """Draw one conversation."""
     source = Source(r, words(held_out), held_out)
     kind = r.random()
+    if kind < 0.36:
+        return about_facts(source, r.choice(QUESTIONS))
+    if kind < 0.50:
+        return about_passage(source, r.choice(QUESTIONS))
     if kind < 0.60:
-        return about_facts(source)
-    if kind < 0.64:
-        return about_passage(source)
-    if kind < 0.69:
         return without_tools(source)
     return with_tools(source)
 
@@ -111,8 +117,8 @@ def with_tools(source: Source) -> Conversation:
         quoted_before,
         calculated_before,
     ]
-    count = r.choices([1, 2, 3, 4, 5, 6, 7, 8], [28, 20, 14, 12, 9, 7, 6, 4])[0]
-    for drawn in r.choices(exchanges, [30, 34, 26, 12, 6, 4], k=count):
+    count = r.choices([1, 2, 3, 4, 5, 6, 7, 8], [40, 24, 12, 8, 6, 4, 3, 3])[0]
+    for drawn in r.choices(exchanges, [24, 48, 26, 10, 4, 4], k=count):
         drawn(source, talk)
     if not talk.taught[-1]:
         r.choice([ask_documents, ask_arithmetic, chat])(source, talk)
@@ -255,11 +261,14 @@ def other_tool(source: Source, talk: Conversation) -> None:
     name, argument = f"{r.choice(_VERBS)}_{r.choice(_OBJECTS)}", r.choice(["id", "name", "text"])
     talk.user(source.question())
     talk.calls(name, {argument: source.words.phrase(r)}, taught=False)
-    value = r.choice(
-        [source.words.phrase(r), arithmetic.result(r)[1], r.choice(source.words.chinese)]
-    )
+    if not source.held_out and r.random() < 0.3:
+        value = r.choice(source.words.sentences)  # long copies teach to copy
+    else:
+        value = r.choice(
+            [source.words.phrase(r), arithmetic.result(r)[1], r.choice(source.words.chinese)]
+        )
     talk.hears(dumped(r, {"result": value}))
-    talk.says(f"The result is {value}.")
+    talk.says(f'The result is "{value}".')
 
 
 def quoted_before(source: Source, talk: Conversation) -> None:
@@ -310,8 +319,8 @@ def _path(source: Source) -> str:
     return folder + stem + r.choice([".md", ".txt", ".rst", ".html"])
 
 
-def about_facts(source: Source, questions: int = 6) -> Conversation:
-    """Draw facts and questions; one in four asks for what is not among them."""
+def about_facts(source: Source, questions: int) -> Conversation:
+    """Draw facts and questions; some ask for what is not among them."""
     drawn = draw_facts(source, questions)
     return in_context(source, drawn.text, list(drawn.asked))
 
@@ -319,14 +328,15 @@ def about_facts(source: Source, questions: int = 6) -> Conversation:
 def draw_facts(source: Source, questions: int) -> Context:
     """Draw facts, in training often plain ones."""
     r = source.r
-    if not source.held_out and r.random() < SIMPLE_SHARE:
+    if not (source.held_out or source.checked) and r.random() < SIMPLE_SHARE:
         maker = Maker(r, source.words, held_out=False, chinese=False, simple=True)
     else:
-        maker = Maker(r, source.words, source.held_out, chinese=r.random() < 0.2)
-    return maker.context(questions=questions, unknown_share=0.25)
+        chinese = r.random() < 0.2
+        maker = Maker(r, source.words, source.held_out, chinese, checked=source.checked)
+    return maker.context(questions=questions, unknown_share=UNKNOWN_SHARE)
 
 
-def about_passage(source: Source, questions: int = 4) -> Conversation:
+def about_passage(source: Source, questions: int) -> Conversation:
     """Draw a passage of prose and questions; a sentence answers, or nothing does."""
     r, library = source.r, prose.library(source.held_out)
     passage, text, answer = prose.asked_passage(r, library, held_out=source.held_out)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from drills import Drills
 from induction import build_in
-from network import Network, Shape
+from network import Network, Seen, Shape
 from places import BUILD
+from pointing import Finder, Pointer, Told
 from rendering import Renderer, template
 from safetensors.torch import load_file, save_file
 from tasks import conversation
@@ -40,9 +42,22 @@ COPIED_LOSS: Final = 0.1
 COPY_ROWS: Final = 16
 PROMPT_SHARE: Final = 0.15
 PROMPT_WEIGHT: Final = 0.3
+LINES_WEIGHT: Final = 0.2
+DRILL_SHARE: Final = 0.1
 
-Batch = tuple[Tensor, Tensor]
+Drawn = tuple[list[int], list[float]]
 """Tokens, and the weight with which each is to be learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some conversations, each a row."""
+
+    tokens: Tensor
+    learnt: Tensor
+    """The weight with which each token is to be learnt."""
+    lines: tuple[Told, ...] = ()
+    """Rows, and the lines of the contexts in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +97,32 @@ def learn_tokenizer(seed: int) -> Tokenizer:
 
 
 def batches(renderer: Renderer, r: random.Random) -> Iterator[Batch]:
-    """Yield tokens and which of them are to be learnt, without end."""
+    """Yield conversations and drills, without end."""
+    drills, finder = Drills(renderer.tokenizer), Finder(renderer.tokenizer)
     while True:
-        pool = [renderer.tokens(conversation(r)) for _ in range(POOL_CONVERSATIONS)]
+        pool = [
+            drills.draw(r) if r.random() < DRILL_SHARE else renderer.tokens(conversation(r))
+            for _ in range(POOL_CONVERSATIONS)
+        ]
         pool.sort(key=lambda drawn: len(drawn[0]))
-        cut: list[list[tuple[list[int], list[float]]]] = [[]]
+        cut: list[list[Drawn]] = [[]]
         for drawn in pool:
             if len(drawn[0]) * (len(cut[-1]) + 1) > BATCH_TOKENS:
                 cut.append([])
             cut[-1].append(drawn)
         r.shuffle(cut)
-        yield from (_padded(batch) for batch in cut if batch)
+        yield from (_padded(batch, finder) for batch in cut if batch)
 
 
-def _padded(batch: list[tuple[list[int], list[float]]]) -> Batch:
+def _padded(batch: list[Drawn], finder: Finder) -> Batch:
     longest = max(len(ids) for ids, _ in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)
     learnt = torch.zeros(len(batch), longest)
     for row, (ids, marks) in enumerate(batch):
         tokens[row, : len(ids)] = torch.tensor(ids)
         learnt[row, : len(ids)] = torch.tensor(marks)
-    return tokens, learnt
+    found = [(row, lines) for row, (ids, _) in enumerate(batch) for lines in finder.find(ids)]
+    return Batch(tokens, learnt, tuple(found))
 
 
 class Learner:
@@ -115,7 +135,8 @@ class Learner:
     def __init__(self, network: Network) -> None:
         inside = [p for p in network.layers.parameters() if p.ndim == 2]
         rest = [p for p in network.parameters() if all(p is not q for q in inside)]
-        self.network = network
+        self.network, self.pointer = network, Pointer(network.shape.width)
+        rest += self.pointer.parameters()
         self._parameters = [*inside, *rest]
         self._optimizers = [
             torch.optim.Muon(inside, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
@@ -124,8 +145,10 @@ class Learner:
 
     def step(self, batch: Batch, rate: float, *, with_prompt: bool, done: float) -> Step:
         """Learn from one batch a process; return the mean loss, and the mean of `done`."""
-        loss = loss_of(self.network, batch, with_prompt=with_prompt)
-        gradients = torch.autograd.grad(loss, self._parameters)
+        loss = loss_of(self.network, batch, pointer=self.pointer, with_prompt=with_prompt)
+        gradients = torch.autograd.grad(
+            loss, self._parameters, allow_unused=True, materialize_grads=True
+        )
         told = torch.tensor([loss.item(), done])
         joint = torch.cat([*(gradient.flatten() for gradient in gradients), told])
         if distributed.is_initialized():
@@ -173,7 +196,7 @@ def _repeated(r: random.Random, vocabulary: int) -> Batch:
     learnt[:, -count + 1 :] = 1
     second = gap + count + gap // 3
     learnt[:, second + 1 : second + count] = 1
-    return tokens, learnt
+    return Batch(tokens, learnt)
 
 
 def talk_phase(learner: Learner, renderer: Renderer, plan: Plan, spent_s: float = 0.0) -> None:
@@ -187,7 +210,7 @@ def talk_phase(learner: Learner, renderer: Renderer, plan: Plan, spent_s: float 
         rate, prompted = plan.rate_at(step, done), done < plan.prompts_share
         stepped = learner.step(batch, rate, with_prompt=prompted, done=wall_s / whole_s)
         recent, done, step = [*recent[-49:], stepped.loss], stepped.done, step + 1
-        seen += batch[0].numel()
+        seen += batch.tokens.numel()
         if plan.rank:
             continue
         if step % 25 == 0:
@@ -201,12 +224,12 @@ def talk_phase(learner: Learner, renderer: Renderer, plan: Plan, spent_s: float 
     print(f"{step} steps, {seen} tokens", flush=True)
 
 
-def loss_of(network: Network, batch: Batch, *, with_prompt: bool) -> Tensor:
-    """Return the mean loss of what is to be said, plus a little of some of the prompt."""
-    tokens, learnt = batch
+def loss_of(network: Network, batch: Batch, *, pointer: Pointer, with_prompt: bool) -> Tensor:
+    """Return the mean loss of what is to be said, plus a little of the lines and the prompt."""
     with torch.autocast("cpu", torch.bfloat16):
-        vectors = network(tokens)[:, :-1]
-        after, weights = tokens[:, 1:], learnt[:, 1:]
+        seen = Seen()
+        vectors = network(batch.tokens, seen)[:, :-1]
+        after, weights = batch.tokens[:, 1:], batch.learnt[:, 1:]
         said = weights > 0
         scores = network.logits(vectors[said]).float()
         losses = functional.cross_entropy(scores, after[said], reduction="none")
@@ -215,6 +238,8 @@ def loss_of(network: Network, batch: Batch, *, with_prompt: bool) -> Tensor:
             some = (torch.rand(after.shape) < PROMPT_SHARE) & ~said & (after != 0)
             read = functional.cross_entropy(network.logits(vectors[some]).float(), after[some])
             loss = loss + PROMPT_WEIGHT * read
+    if batch.lines:
+        loss = loss + LINES_WEIGHT * pointer.loss(network, seen, batch.tokens, batch.lines)
     return loss
 
 
@@ -224,7 +249,14 @@ def save(learner: Learner, tokenizer: Tokenizer, out: Path, *, spent_s: float) -
     network = learner.network
     (out / "shape.json").write_text(json.dumps(asdict(network.shape)))
     tokenizer.save(str(out / "tokenizer.json"))
-    torch.save({"spent_s": spent_s, "optimizers": learner.state()}, out / "training.new")
+    torch.save(
+        {
+            "spent_s": spent_s,
+            "optimizers": learner.state(),
+            "pointer": learner.pointer.state_dict(),
+        },
+        out / "training.new",
+    )
     save_file(network.state_dict(), out / "network.new")
     (out / "training.new").replace(out / "training.pt")
     (out / "network.new").replace(out / "network.safetensors")
@@ -244,6 +276,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--prompts-share", type=float, default=0.7)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--from", dest="begin", type=Path, help="a GGUF file to begin from")
@@ -288,7 +321,7 @@ def train(told: argparse.Namespace) -> None:
         told.seed,
         told.out,
         told.rank,
-        0.3 if told.begin or told.go_on else 0.7,
+        told.prompts_share,
     )
     if told.go_on:
         network, tokenizer = load(plan.out)
@@ -305,6 +338,7 @@ def train(told: argparse.Namespace) -> None:
     if told.go_on:
         remembered = torch.load(plan.out / "training.pt")
         learner.remember(remembered["optimizers"])
+        learner.pointer.load_state_dict(remembered["pointer"])
         spent_s = remembered["spent_s"]
     elif not told.begin:
         copy_phase(learner, plan)

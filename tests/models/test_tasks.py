@@ -17,7 +17,7 @@ from tasks import (
 )
 from words import WORDINGS, words
 
-CONVERSATIONS = 300
+CONVERSATIONS = 900
 UNKNOWNS = {UNKNOWN, UNKNOWN_CHINESE}
 
 
@@ -45,7 +45,7 @@ def test_a_search_asks_for_the_message_itself(talks: list[Conversation]) -> None
 def test_an_answer_from_prose_is_a_sentence_of_it() -> None:
     source = Source(random.Random(7), words(held_out=True), held_out=True)
     for _ in range(60):
-        talk = about_passage(source)
+        talk = about_passage(source, 4)
         told = next(m["content"] for m in talk.messages if "Context: " in m["content"])
         for message in talk.messages:
             if message["role"] == "assistant":
