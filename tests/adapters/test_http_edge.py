@@ -262,16 +262,16 @@ def test_a_body_that_drips_in_behind_its_answer_gets_no_more_time(run: Run) -> N
 
 def test_a_connection_in_use_outlives_the_time_of_a_head(run: Run) -> None:
     async def slow(exchange: Exchange) -> None:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.8)
         await exchange.answer(200, b"")
 
     async def story() -> None:
-        async with edge(slow, head_s=0.1, unread_s=0.1) as served:
+        async with edge(slow, head_s=0.5, unread_s=0.5) as served:
             client = await served.connect()
             for _ in range(2):
                 client.writer.write(GET)
                 assert b"200 OK" in await client.answer()
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.7)
 
     run(story)
 

@@ -372,6 +372,30 @@ def test_a_request_sent_while_the_engine_restarts_is_answered_when_it_is_back() 
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("deaths", "answered"), [(1, True), (2, False)])
+def test_an_engine_that_dies_before_its_first_byte_is_asked_once_more(
+    deaths: int, answered: bool
+) -> None:
+    tries = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal tries
+        tries += 1
+        if tries <= deaths:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        return await answering(TEXT, STOP, USAGE, DONE)(request)
+
+    said = outcome(handler, connect_s=5)
+    assert tries == 2
+    if answered:
+        assert said == WHOLE
+    else:
+        assert isinstance(said, EngineFailedError)
+        assert said.code == "engine.failed"
+
+
 def test_an_engine_that_still_loads_is_waited_for() -> None:
     tries = 0
 

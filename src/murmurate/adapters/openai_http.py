@@ -46,7 +46,9 @@ class OpenAIHttp:
     """An engine behind HTTP: on a Unix `socket`, or at the `remote`'s URL such as https://h/v1.
 
     Connections are made when needed, as many as there are requests: the router limits those. A
-    request that could not be sent is tried again for `connect_s`; one that was sent, never.
+    request that could not be sent is tried again for `connect_s`; one that was sent, never, except
+    that one of our own engines died before it said a word: then once (were it the request that
+    kills the engine, it kills two).
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class OpenAIHttp:
     async def _send(self, body: bytes) -> tuple[aiohttp.ClientResponse, float]:
         """Send the request as soon as there is somebody to take it."""
         give_up_s = self._clock.now_s() + self._connect_s
+        died = False
         while True:
             deadline_s = asyncio.get_running_loop().time() + self._first_token_s
             try:
@@ -150,6 +153,11 @@ class OpenAIHttp:
             except EngineUnreachableError as error:
                 if error.retry_s is None or self._clock.now_s() >= give_up_s:
                     raise
+            except _DiedError:
+                if died:
+                    raise
+                died = True
+                give_up_s = self._clock.now_s() + self._connect_s
             await self._clock.sleep(CONNECT_PAUSE_S)
 
     async def _attempt(self, body: bytes, deadline_s: float) -> aiohttp.ClientResponse:
@@ -173,7 +181,7 @@ class OpenAIHttp:
         except aiohttp.ClientError as cause:
             if _not_sent(cause):
                 raise self._unreachable(cause) from cause
-            raise self._broke_off(cause) from cause
+            raise self._broke_off(cause, before_a_word=self._socket is not None) from cause
         if response.status == 200:
             return response
         try:
@@ -249,8 +257,13 @@ class OpenAIHttp:
     def _silent(self, wait_s: float) -> EngineFailedError:
         return EngineFailedError(f"{self._name} was silent for {wait_s:g} s")
 
-    def _broke_off(self, cause: Exception) -> EngineFailedError:
-        return EngineFailedError(f"{self._name} broke off ({type(cause).__name__})")
+    def _broke_off(self, cause: Exception, *, before_a_word: bool = False) -> EngineFailedError:
+        kind = _DiedError if before_a_word else EngineFailedError
+        return kind(f"{self._name} broke off ({type(cause).__name__})")
+
+
+class _DiedError(EngineFailedError):
+    """Our own engine's process ended between taking a request and its answer's first byte."""
 
 
 def _not_sent(cause: aiohttp.ClientError) -> bool:
