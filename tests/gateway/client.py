@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
@@ -25,6 +26,7 @@ from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from tests.fakes import (
     DONE,
+    FakeApprovals,
     FakeClock,
     FakeEmbedder,
     FakePlatform,
@@ -114,6 +116,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    approvals: FakeApprovals = field(default_factory=FakeApprovals)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -161,6 +164,7 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            decisions=Decisions(self.approvals),
         )
         self.app = Gateway(
             handlers,

@@ -11,6 +11,7 @@ from murmurate.config.agents import (
     AnswerStyle,
     KnowledgeConfig,
     Missed,
+    Permission,
     ScheduleConfig,
 )
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
@@ -34,6 +35,7 @@ from murmurate.config.references import (
     webhook_keys,
 )
 from murmurate.config.sections import (
+    ApprovalsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -63,6 +65,7 @@ __all__ = [
     "TOOLS",
     "AgentConfig",
     "AnswerStyle",
+    "ApprovalsConfig",
     "CacheConfig",
     "Config",
     "EmbeddingsConfig",
@@ -76,6 +79,7 @@ __all__ = [
     "Missed",
     "ModelConfig",
     "OutgoingConfig",
+    "Permission",
     "Remote",
     "RouterConfig",
     "RunsConfig",

@@ -135,6 +135,8 @@ class Request(Frozen, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     lane: Lane = Lane.URGENT
     scopes: tuple[str, ...] = ()
+    key_id: str | None = None
+    """The key that asks; None: the service itself, such as a schedule."""
     session: SessionRef | None = None
     trace: TraceRef
 

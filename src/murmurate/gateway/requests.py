@@ -33,6 +33,7 @@ class Requests:
             sampling=sampling_of(body),
             lane=_lane(exchange.header(b"x-murmurate-lane"), caller.lane),
             scopes=caller.scopes,
+            key_id=caller.key_id,
             session=session,
             trace=span.ref,
         )
