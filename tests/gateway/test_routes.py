@@ -40,6 +40,7 @@ EXPECTED = {
     ("GET", "/api/approvals"): Scope.APPROVE,
     ("POST", "/api/approvals/{id}"): Scope.APPROVE,
     ("GET", "/api/schedules"): Scope.RUNS,
+    ("GET", "/api/usage"): Scope.USAGE,
     ("GET", "/api/traces/{id}"): Scope.TRACES,
     ("GET", "/api/knowledge"): Scope.KNOWLEDGE,
     ("POST", "/api/ingest"): Scope.INGEST,

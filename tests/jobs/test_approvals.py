@@ -174,7 +174,7 @@ class Office:
 
 
 def asking(words: str = "seat", **fields: Any) -> Request:
-    return ask(words, **{"model": "agent", "key_id": ANNE.key_id, **fields})
+    return ask(words, **{"model": "agent", "key": ANNE.key_id, **fields})
 
 
 def play(
@@ -347,6 +347,17 @@ def test_on_a_machine_of_one_person_they_do() -> None:
         assert (await office.ended(run_id)).status == "finished"
 
     play(story, own=True)
+
+
+def test_what_no_key_began_anybody_with_the_scope_decides() -> None:
+    async def story(office: Office) -> None:
+        run_id = await office.a.runs.submit(asking(key=""))
+        await office.until(run_id, "waiting for approval")
+        assert (await office.shown(run_id)).asked[0].by is None
+        await office.a.approvals.decide(ANNE, run_id, approved=True)
+        assert (await office.ended(run_id)).status == "finished"
+
+    play(story)
 
 
 def test_of_two_who_decide_at_once_the_second_hears_who_was_first() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from murmurate.accounts.service import Book
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
@@ -15,6 +16,7 @@ from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
@@ -31,6 +33,7 @@ class Inside:
     replays: Replays
     schedules: Schedules
     approvals: Approvals
+    book: Book
     metrics: Metrics
 
 
@@ -39,7 +42,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=inside.platform, ids=outside.ids)
+    requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -50,7 +53,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             meter=inside.metrics,
             log=outside.events,
         ),
-        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
+        embeddings=Embeddings(embedders, ledger=inside.book, body_bytes_max=body_bytes_max),
         management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
         administration=Administration(
             opened.keys,
@@ -68,6 +71,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         ),
         timetable=Timetable(inside.schedules),
         decisions=Decisions(inside.approvals),
+        usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
     return Gateway(
         handlers,
@@ -91,4 +95,5 @@ def limits_of(config: Config) -> Limits:
         body_s=config.http.body_s,
         write_s=config.http.unread_s,
         bodies_bytes_max=config.http.bodies_bytes_max,
+        compress_bytes_min=config.http.compress_bytes_min,
     )

@@ -130,13 +130,13 @@ class Request(Frozen, frozen=True, kw_only=True):
     id: str
     tenant: str
     model: str
+    key: str = ""
+    """The key that asks; empty where none does, as for a schedule."""
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     sampling: Sampling = Sampling()
     lane: Lane = Lane.URGENT
     scopes: tuple[str, ...] = ()
-    key_id: str | None = None
-    """The key that asks; None: the service itself, such as a schedule."""
     session: SessionRef | None = None
     trace: TraceRef
 

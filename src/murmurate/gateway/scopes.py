@@ -25,6 +25,8 @@ class Scope(StrEnum):
     APPROVE = "approve"
     """See and decide what the agents of its tenant ask for; not what its own runs ask."""
     TRACES = "traces"
+    USAGE = "usage"
+    """See what its tenant has used, and what it cost."""
     KNOWLEDGE = "knowledge"
     INGEST = "ingest"
     ADMIN = "admin"

@@ -33,6 +33,7 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
     BODIES_BYTES_MAX,
     BODY_S_MAX,
+    COMPRESS_BYTES_MIN,
     EVENTS,
     LINES,
     WRITE_S_MAX,
@@ -50,6 +51,7 @@ from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 
 BUCKETS_MAX = 2 * KEYS_MAX
 CLIENT_GONE = 499
@@ -68,6 +70,7 @@ class Limits(Frozen, frozen=True):
     body_s: float = BODY_S_MAX
     write_s: float = WRITE_S_MAX
     bodies_bytes_max: int = BODIES_BYTES_MAX
+    compress_bytes_min: int = COMPRESS_BYTES_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Handlers:
     background: Background
     timetable: Timetable
     decisions: Decisions
+    usages: Usages
 
 
 class Gateway:
@@ -130,8 +134,16 @@ class Gateway:
 
     async def __call__(self, scope: asgi.Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
-        body_s, write_s = self._limits.body_s, self._limits.write_s
-        exchange = Exchange(scope, receive, send, body_s=body_s, write_s=write_s, room=self._room)
+        limits = self._limits
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            body_s=limits.body_s,
+            write_s=limits.write_s,
+            compress_bytes_min=limits.compress_bytes_min,
+            room=self._room,
+        )
         route = self._route(exchange.path)
         began_s = self._clock.now_s()
         self._in_flight += 1
@@ -291,6 +303,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("GET", "/api/approvals", Scope.APPROVE, handlers.decisions.listing),
         Route("POST", "/api/approvals/{id}", Scope.APPROVE, handlers.decisions.decide),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
+        Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
         Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),

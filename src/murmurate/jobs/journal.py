@@ -135,9 +135,9 @@ class KeptJournal:
     async def ask(self, *, now_ms: int, patience_s: float) -> None:
         """Write down what somebody must decide, and let go of the run until it is decided."""
         due_ms = now_ms + int(patience_s * 1000)
-        request = self._begun.request
+        agent, by = self._begun.request.model, self._begun.request.key or None
         asked = [
-            Asked(it.number, it.name, it.arguments, request.model, now_ms, due_ms, request.key_id)
+            Asked(it.number, it.name, it.arguments, agent, now_ms, due_ms, by)
             for it in self._undecided
         ]
         self.is_over = True
