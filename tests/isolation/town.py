@@ -57,11 +57,17 @@ CONFIG = parse(
             "hours": {"folder": "/both", "tenants": ["acme", "birch"]},
         },
         "agents": {
-            name: {"model": "tiny", "knowledge": knowledge, "tools": ["search"]}
-            for name, knowledge in (
-                ("planner", ["plans", "hours"]),
-                ("filer", ["files"]),
-                ("porter", ["hours"]),
+            name: {
+                "model": "tiny",
+                "knowledge": knowledge,
+                "tools": ["search"],
+                "permissions": {"search": permission},
+            }
+            for name, knowledge, permission in (
+                ("planner", ["plans", "hours"], "allow"),
+                ("filer", ["files"], "allow"),
+                ("porter", ["hours"], "allow"),
+                ("clerk", ["plans"], "ask"),
             )
         },
         "schedules": {
@@ -221,7 +227,8 @@ class Town:
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
             "client": ("127.0.0.1", 50_000),
         }

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from murmurate.accounts.prices import Price
+from murmurate.accounts.service import Book
 from murmurate.compose.edge import Inside, gateway
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
@@ -14,7 +16,9 @@ from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.entries import ASKING
 from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
@@ -40,7 +44,9 @@ class Service:
     runner: Runner
     errands: Sequence[Errands]
     schedules: Schedules
+    approvals: Approvals
     retention: Retention
+    book: Book
     metrics: Metrics
     outside: Outside
     opened: OpenedKeys
@@ -51,7 +57,8 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     metrics = Metrics()
     collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
-    sessions = chain(config, outside, collections, metrics, journals=journals)
+    book = book_of(config, outside, tenants=opened.tenants)
+    sessions = chain(config, outside, collections, metrics, book=book, journals=journals)
     runner = Runner(
         sessions,
         journals,
@@ -74,26 +81,34 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         hooks=hooks,
     )
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
-    errands = errands_of(outside, runner, hooks=hooks, schedules=schedules)
+    approvals = approvals_of(config, outside, runner, opened=opened, metrics=metrics)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
-    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
-    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, replays, schedules, metrics))
+    watch(metrics, runner, book, platform)
+    inside = Inside(platform, runs, replays, schedules, approvals, book, metrics)
     return Service(
-        app,
+        gateway(config, outside, opened, inside),
         platform,
         collections,
         runner,
-        errands,
+        errands_of(outside, runner, hooks=hooks, schedules=schedules, approvals=approvals),
         schedules,
+        approvals,
         retention_of(config, outside, tenants=opened.tenants),
+        book,
         metrics,
         outside,
         opened,
     )
+
+
+def watch(metrics: Metrics, runner: Runner, book: Book, platform: Platform) -> None:
+    """Show what can be seen from outside of the parts that only count."""
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
+    metrics.watch("murmurate_usage_lost", "Notes of usage without room.", lambda: book.lost)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
 
 
 def collections_of(config: Config, outside: Outside) -> Collections:
@@ -104,6 +119,24 @@ def collections_of(config: Config, outside: Outside) -> Collections:
         clock=outside.clock,
         tracer=outside.tracer,
         sources={name: source_of(k) for name, k in config.knowledge.items()},
+    )
+
+
+def book_of(config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]) -> Book:
+    """Return who notes what is used, and what it costs."""
+    prices = {
+        name: Price.of_a_million(model.input_price, model.output_price, model.cached_input_price)
+        for name, model in config.models.items()
+    }
+    embeddings = config.embeddings
+    prices[embeddings.name] = Price.of_a_million(embeddings.input_price, 0)
+    return Book(
+        prices,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_days=config.accounts.kept_days,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
     )
 
 
@@ -154,8 +187,33 @@ def schedules_of(
     )
 
 
+def approvals_of(
+    config: Config, outside: Outside, runner: Runner, *, opened: OpenedKeys, metrics: Metrics
+) -> Approvals:
+    """Return where what agents ask for is decided; show what waits."""
+    approvals = Approvals(
+        runner,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        own=config.approvals.own,
+        tenants=lambda: {OPERATOR_TENANT, *opened.tenants()},
+    )
+    metrics.watch(
+        "murmurate_approvals_waiting",
+        "Runs that wait for an approval, of all servers.",
+        lambda: approvals.waiting,
+    )
+    metrics.watch(
+        "murmurate_approvals_oldest_seconds",
+        "How long the question has waited that times out next.",
+        lambda: approvals.oldest_s,
+    )
+    return approvals
+
+
 def errands_of(
-    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules
+    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules, approvals: Approvals
 ) -> list[Errands]:
     """Return who does the small work of each queue."""
     deadlines = Deadlines(outside.log, outside.clock)
@@ -163,6 +221,7 @@ def errands_of(
         HOOKS: hooks.deliver,
         DEADLINES: deadlines.end,
         SCHEDULES: schedules.fire,
+        ASKING: approvals.settle,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
     return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]

@@ -1,11 +1,12 @@
 """What the gateway needs of the rest, besides the `Model` below it."""
 
 from collections.abc import AsyncGenerator, Sequence
+from datetime import date
 from typing import Any, Protocol
 
 import msgspec
 
-from murmurate.core.types import Caller, Frozen, Request, TraceRef
+from murmurate.core.types import Caller, Frozen, Request, TraceRef, Usage
 
 
 class Readiness(Frozen, frozen=True):
@@ -86,6 +87,25 @@ class Platform(Protocol):
         ...
 
 
+class Ledger(Protocol):
+    """Notes what is used, and adds it up."""
+
+    def asked(self, tenant: str, key: str, model: str) -> None:
+        """Note a request of a client."""
+        ...
+
+    def used(self, tenant: str, key: str, model: str, usage: Usage) -> object:
+        """Note the tokens of one call."""
+        ...
+
+    async def sums(self, tenant: str, first: date, last: date, by: Sequence[str]) -> Sequence[Any]:
+        """Return what a tenant used from the first day to the last, split.
+
+        `by` are some of `day`, `hour`, `key` and `model`. `BadRequestError`: it would be too much.
+        """
+        ...
+
+
 class RunEvent(Protocol):
     """Something that happened to a run; a value that can be encoded."""
 
@@ -130,6 +150,21 @@ class Runs(Protocol):
 
     async def resume(self, tenant: str, run_id: str) -> None:
         """Go on with one that failed or was cancelled. `RunOverError`: it did not."""
+        ...
+
+
+class Approvals(Protocol):
+    """Calls that wait for a decision. What is another tenant's is `NotFoundError`."""
+
+    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+        """Return those of the oldest runs first."""
+        ...
+
+    async def decide(self, caller: Caller, name: str, *, approved: bool, reason: str) -> object:
+        """Decide `run:number`, or what `run` asks; return what it was.
+
+        `ApprovalOwnError`: the caller began that run. `ApprovalDecidedError`: somebody was faster.
+        """
         ...
 
 

@@ -17,6 +17,7 @@ from murmurate.core.errors import (
     MurmurateError,
     OverloadedError,
     RateLimitedError,
+    RunWaitingError,
     ShuttingDownError,
 )
 from murmurate.core.ids import Ids
@@ -24,6 +25,7 @@ from murmurate.core.ports import EventLog, Tracer
 from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.auth import check_place
 from murmurate.gateway.background import Background
 from murmurate.gateway.chat import error_body, error_event, error_line
@@ -31,6 +33,7 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
     BODIES_BYTES_MAX,
     BODY_S_MAX,
+    COMPRESS_BYTES_MIN,
     EVENTS,
     LINES,
     WRITE_S_MAX,
@@ -48,6 +51,7 @@ from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 
 BUCKETS_MAX = 2 * KEYS_MAX
 CLIENT_GONE = 499
@@ -66,6 +70,7 @@ class Limits(Frozen, frozen=True):
     body_s: float = BODY_S_MAX
     write_s: float = WRITE_S_MAX
     bodies_bytes_max: int = BODIES_BYTES_MAX
+    compress_bytes_min: int = COMPRESS_BYTES_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,8 @@ class Handlers:
     administration: Administration
     background: Background
     timetable: Timetable
+    decisions: Decisions
+    usages: Usages
 
 
 class Gateway:
@@ -127,8 +134,16 @@ class Gateway:
 
     async def __call__(self, scope: asgi.Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
-        body_s, write_s = self._limits.body_s, self._limits.write_s
-        exchange = Exchange(scope, receive, send, body_s=body_s, write_s=write_s, room=self._room)
+        limits = self._limits
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            body_s=limits.body_s,
+            write_s=limits.write_s,
+            compress_bytes_min=limits.compress_bytes_min,
+            room=self._room,
+        )
         route = self._route(exchange.path)
         began_s = self._clock.now_s()
         self._in_flight += 1
@@ -200,6 +215,9 @@ class Gateway:
             exchange.headers.append((b"retry-after", seconds))
         if isinstance(error, KeyInvalidError):
             exchange.headers.append((b"www-authenticate", b"Bearer"))
+        if isinstance(error, RunWaitingError):
+            # OpenAI's clients ask again at a 409: each time would begin one more run that waits.
+            exchange.headers.append((b"x-should-retry", b"false"))
         await exchange.answer_json(error.http_status, error_body(error))
 
     async def _break_off(self, exchange: Exchange, error: MurmurateError) -> None:
@@ -282,7 +300,10 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/api/runs/{id}/cancel", Scope.RUNS, background.cancel),
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
         Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
+        Route("GET", "/api/approvals", Scope.APPROVE, handlers.decisions.listing),
+        Route("POST", "/api/approvals/{id}", Scope.APPROVE, handlers.decisions.decide),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
+        Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
         Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
