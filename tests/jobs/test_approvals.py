@@ -204,7 +204,7 @@ def now_s() -> float:
 def test_a_run_that_asks_holds_no_place_and_what_it_asks_is_in_the_log() -> None:
     async def story(office: Office) -> None:
         run_id = await office.waiting()
-        await asyncio.sleep(0.1)  # whoever has written that lets go
+        await asyncio.sleep(0.1)  # whoever asked has let go of it by then
         assert office.a.runner.working + office.b.runner.working == 0
         assert office.a.journals._open == office.b.journals._open == {}
         assert await all_of(office.log.work("a", QUEUE)) == []
@@ -573,6 +573,7 @@ def test_a_thousand_runs_that_ask_hold_nothing_and_are_counted() -> None:
         while len(await all_of(office.log.work("a", ASKING))) < 1000:
             await asyncio.sleep(0.1)
         await asyncio.sleep(1)
+        await asyncio.sleep(0.1)  # whoever asked has let go of it by then
         assert office.a.runner.working + office.b.runner.working == 0
         assert office.a.journals._open == office.b.journals._open == {}
         counting = asyncio.create_task(office.a.approvals.keep_count())
