@@ -5,7 +5,7 @@ between a client and an upstream that cost next to nothing (`wire/`), in turns w
 passes the same on unread, and, unless `--quick`, with TensorZero and LiteLLM. The gateway has the
 first core, client and upstream the second. Each round starts each of them anew.
 
-    cpu_us_request          CPU time of all processes of the gateway for a plain request, of 32 at once
+    cpu_us_request          CPU time of all processes of the gateway for a plain request, 32 at once
     cpu_us_chunk            and for a chunk of 1,000 streams of 10 chunks a second, their beginnings
                             and ends included
     ..._ratio               ours, over that of nginx, TensorZero and LiteLLM of the same run
