@@ -27,6 +27,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ports import Span, Tracer
 from murmurate.core.types import Delta, Request, Usage
+from murmurate.core.waiting import Patience, within
 
 CONNECT_S = 5.0
 """How long a request waits for an engine that is being restarted (0.1 s for a small model)."""
@@ -196,29 +197,33 @@ class OpenAIHttp:
         events = Events()
         assembler = Assembler(self._name, self._new_id, redacted=self._remote.redacted)
         wait_s = self._first_token_s
-        while not assembler.done:
-            chunk = await self._read(response, deadline_s, wait_s)
-            if not chunk:
-                break
-            payloads = events.feed(chunk)
-            for payload in payloads:
-                for delta in assembler.feed(payload):
-                    yield delta
-            if payloads:
-                wait_s = self._stall_s
-                deadline_s = asyncio.get_running_loop().time() + wait_s
+        loop, content = asyncio.get_running_loop(), response.content
+        patience = Patience(lambda: content.set_exception(TimeoutError()))
+        try:
+            while not assembler.done:
+                patience.starts(deadline_s)
+                chunk = await self._read(content, wait_s)
+                patience.stops()
+                if not chunk:
+                    break
+                payloads = events.feed(chunk)
+                for payload in payloads:
+                    for delta in assembler.feed(payload):
+                        yield delta
+                if payloads:
+                    wait_s = self._stall_s
+                    deadline_s = loop.time() + wait_s
+        finally:
+            patience.end()
         if self._socket is None:
             await _drain(response)
         for delta in assembler.end():
             yield delta
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, deadline_s: float, wait_s: float
-    ) -> bytes:
+    async def _read(self, content: aiohttp.StreamReader, wait_s: float) -> bytes:
         """Return the next bytes, or none at the end of the body."""
         try:
-            async with asyncio.timeout_at(deadline_s):
-                return await response.content.readany()
+            return await content.readany()
         except TimeoutError as cause:
             raise self._silent(wait_s) from cause
         except aiohttp.ClientError as cause:
@@ -283,8 +288,7 @@ def _not_sent(cause: aiohttp.ClientError) -> bool:
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Read the few bytes behind the end mark, without which the connection can't be used again."""
     with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(DRAIN_S):
-            await response.content.read(DRAIN_BYTES_MAX)
+        await within(DRAIN_S, response.content.read(DRAIN_BYTES_MAX))
 
 
 def _note(span: Span, delta: Delta) -> None:

@@ -12,10 +12,11 @@ from murmurate.core.errors import (
     OverloadedError,
     RequestTimeoutError,
 )
+from murmurate.core.waiting import within
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
@@ -106,8 +107,7 @@ class Exchange:
         """
         check_media(self._in.get(b"content-type"), self._in.get(b"content-encoding"))
         try:
-            async with asyncio.timeout(self._body_s):
-                return await self._body(bytes_max)
+            return await within(self._body_s, self._body(bytes_max))
         except TimeoutError as cause:
             raise RequestTimeoutError(f"the body was not there after {self._body_s:g} s") from cause
 
@@ -202,8 +202,7 @@ class Exchange:
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         try:
-            async with asyncio.timeout(self._write_s):
-                await self._send_unbounded(message)
+            await within(self._write_s, self._send_unbounded(message))
         except TimeoutError as cause:
             self.cut()
             raise ClientGoneError from cause
