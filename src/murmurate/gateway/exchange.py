@@ -32,8 +32,31 @@ ABORT = "murmurate.abort"
 """The ASGI extension that drops a connection at once, with all that its client has not read."""
 
 
+LEAVING = "murmurate.leaving"
+"""The ASGI extension that says when the client has left, without anybody waiting for it."""
+
+
 class ClientGoneError(Exception):
     """The client has left; whatever was being done for it was stopped."""
+
+
+class Leaving:
+    """Whether a request's client has left, and who must know."""
+
+    def __init__(self) -> None:
+        self.has_happened = False
+        self._on_leaving: Callable[[], object] | None = None
+
+    def happens(self) -> None:
+        """Note that the client has left."""
+        if not self.has_happened:
+            self.has_happened = True
+            if self._on_leaving is not None:
+                self._on_leaving()
+
+    def tell(self, on_leaving: Callable[[], object] | None) -> None:
+        """Set whom to call; None for nobody any more."""
+        self._on_leaving = on_leaving
 
 
 class Room:
@@ -91,7 +114,9 @@ class Exchange:
         self._write_s = write_s
         self._room = room or Room()
         self._room_taken = 0
-        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
+        extensions = scope.get("extensions", {})
+        self._abort: Callable[[], None] | None = extensions.get(ABORT)
+        self._leaving: Leaving | None = extensions.get(LEAVING)
 
     def header(self, name: bytes) -> bytes | None:
         """Return a request header (`name` in lower case)."""
@@ -173,18 +198,26 @@ class Exchange:
         An ASGI server drops what is sent to a client that has gone without a word, so nothing else
         would ever stop the work below. Call it only after the body has been read.
         """
-        working = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self._gone())
+        task = asyncio.current_task()
+        assert task is not None  # it is what runs this
+        leaving, waiting = self._leaving, None
+        if leaving is None:  # this server does not say it by itself
+            leaving, waiting = Leaving(), asyncio.ensure_future(self._gone())
+            waiting.add_done_callback(_telling(leaving))
+        if leaving.has_happened:
+            work.close()
+            raise ClientGoneError
+        leaving.tell(task.cancel)
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise ClientGoneError
-            await working
+            await work
+        except BaseException as ending:
+            if not leaving.has_happened or task.uncancel():
+                raise
+            raise ClientGoneError from ending
         finally:
-            leaving.cancel()
-            if not working.done():
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
+            leaving.tell(None)
+            if waiting is not None:
+                waiting.cancel()
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -206,6 +239,11 @@ class Exchange:
         except TimeoutError as cause:
             self.cut()
             raise ClientGoneError from cause
+
+
+def _telling(leaving: Leaving) -> Callable[[asyncio.Task[None]], None]:
+    """Return what to do at the end of a task that waits for the client's leaving."""
+    return lambda waiting: None if waiting.cancelled() else leaving.happens()
 
 
 def check_media(kind: bytes | None, coding: bytes | None) -> None:
