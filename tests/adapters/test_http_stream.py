@@ -48,9 +48,11 @@ class Server:
     port: int = 0
     upstream: Upstream | None = None
 
-    async def post(self, body: bytes = b"{}") -> Response:
+    async def post(self, body: bytes = b"{}", *, seconds: float = 5.0) -> Response:
         assert self.upstream is not None
-        return await self.upstream.post(f"http://127.0.0.1:{self.port}/v1/chat", body)
+        soon_s = asyncio.get_running_loop().time() + seconds
+        url = f"http://127.0.0.1:{self.port}/v1/chat"
+        return await self.upstream.post(url, body, deadline_s=soon_s)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -285,6 +287,16 @@ def test_a_cancelled_request_hangs_up(run: Run) -> None:
     run(story)
 
 
+def test_a_server_that_takes_too_long_to_answer_is_given_up(run: Run) -> None:
+    async def story() -> None:
+        async with served(saying()) as server:
+            with pytest.raises(TimeoutError):
+                await server.post(seconds=0.03)
+            await soon(lambda: server.gone == 1)
+
+    run(story)
+
+
 def test_closing_the_upstream_fails_what_is_under_way(run: Run) -> None:
     async def story() -> None:
         async with served(saying(CHUNKED)) as server:
@@ -347,10 +359,10 @@ def test_an_upstream_that_is_away_is_told_as_aiohttp_does(run: Run) -> None:
     async def story() -> None:
         away = Upstream("http://127.0.0.1:1/v1", {}, connect_s=1, keep_s=1)
         with pytest.raises(aiohttp.ClientConnectorError, match=r"127\.0\.0\.1:1"):
-            await away.post("http://127.0.0.1:1/v1/chat", b"")
+            await away.post("http://127.0.0.1:1/v1/chat", b"", deadline_s=1e9)
         nameless = Upstream("http://nobody.invalid/v1", {}, connect_s=5, keep_s=1)
         with pytest.raises(aiohttp.ClientConnectorDNSError):
-            await nameless.post("http://nobody.invalid/v1/chat", b"")
+            await nameless.post("http://nobody.invalid/v1/chat", b"", deadline_s=1e9)
 
     run(story)
 

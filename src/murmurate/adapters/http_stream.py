@@ -58,8 +58,11 @@ class Upstream:
         self._all: set[_Connection] = set()
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def post(self, url: str, data: bytes) -> "Response":
-        """Send the request; return once the answer's head is there. Cancelled, it hangs up."""
+    async def post(self, url: str, data: bytes, *, deadline_s: float) -> "Response":
+        """Send the request; return once the answer's head is there. Cancelled, it hangs up.
+
+        `TimeoutError` at the deadline, by the loop's time.
+        """
         connection = self._kept() or await self._dial()
         response = Response(connection, self._loop)
         target = urlsplit(url).path.encode("ascii")
@@ -68,11 +71,14 @@ class Upstream:
             b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b"
             % (target, self._lines, len(data), data),
         )
+        late = self._loop.call_at(deadline_s, response.set_exception, TimeoutError())
         try:
             await response.head
         except BaseException:
             connection.abort()
             raise
+        finally:
+            late.cancel()
         return response
 
     def close(self) -> None:

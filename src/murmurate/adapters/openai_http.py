@@ -135,10 +135,11 @@ class OpenAIHttp:
             )
         return self._session
 
-    async def _post(self, url: str, body: bytes) -> Answered:
+    async def _post(self, url: str, body: bytes, deadline_s: float) -> Answered:
         """Ask by the way that is open to this upstream; redirects are not followed."""
         if self._socket is not None or not is_plain(self._remote):
-            return await self._opened().post(url, data=body, allow_redirects=False)
+            async with asyncio.timeout_at(deadline_s):
+                return await self._opened().post(url, data=body, allow_redirects=False)
         if self._upstream is None:
             self._upstream = Upstream(
                 self._base,
@@ -146,7 +147,7 @@ class OpenAIHttp:
                 connect_s=self._connect_s,
                 keep_s=KEEPALIVE_S,
             )
-        return await self._upstream.post(url, body)
+        return await self._upstream.post(url, body, deadline_s=deadline_s)
 
     def _connector(self) -> aiohttp.BaseConnector:
         """A local connection costs microseconds and is never reused, so it is never a stale one."""
@@ -188,8 +189,7 @@ class OpenAIHttp:
         """Return a response with status 200; an error with `retry_s` says that nothing was done."""
         url = f"{self._base}/chat/completions"
         try:
-            async with asyncio.timeout_at(deadline_s):
-                response = await self._post(url, body)
+            response = await self._post(url, body, deadline_s)
         except aiohttp.ClientSSLError as cause:
             raise EngineUnreachableError(
                 f"{self._name} cannot be reached ({why_unreachable(cause)})"

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from murmurate.core.clock import Clock
@@ -20,13 +19,24 @@ class Ticket(Frozen, frozen=True):
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Hold:
-    """A request under way, and the time-out that ends it."""
+    """A request under way, and the timer that ends it: most have none, as most keys do not end."""
 
-    ticket: Ticket
-    ends: asyncio.Timeout
-    task: asyncio.Task[Any] | None
+    def __init__(self, ticket: Ticket, task: asyncio.Task[Any]) -> None:
+        self.ticket = ticket
+        self.task = task
+        self.is_over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ends_at(self, loop_s: float | None) -> None:
+        """Set when it ends, by the loop's time; None for never."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if loop_s is None else self.task.get_loop().call_at(loop_s, self._end)
+
+    def _end(self) -> None:
+        self.is_over = True
+        self.task.cancel()
 
 
 class Keys:
@@ -116,20 +126,22 @@ class Keys:
 
         The error (`KeyInvalidError`) comes at once, also where the block waits for somebody else.
         """
-        ends = asyncio.timeout_at(self._loop_time(ticket))
-        hold = _Hold(ticket, ends, asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None  # it is what runs the block
+        hold = _Hold(ticket, task)
+        hold.ends_at(self._loop_time(ticket))
         holds = self._holds.setdefault(ticket.caller.key_id, {})
+        holds[hold] = None
         try:
-            async with ends:
-                holds[hold] = None
-                try:
-                    yield
-                finally:
-                    holds.pop(hold, None)
-        except TimeoutError as cause:
-            if not ends.expired():
+            yield
+        except BaseException as cause:
+            ended = hold.is_over and not task.uncancel()
+            if not ended or not isinstance(cause, asyncio.CancelledError):
                 raise
             raise self._why_ended(ticket) from cause
+        finally:
+            hold.ends_at(None)
+            holds.pop(hold, None)
 
     def _end_holds(self, key_id: str) -> None:
         """End the requests of secrets that are not good any more, and set the others' time anew.
@@ -138,10 +150,10 @@ class Keys:
         """
         now_s = asyncio.get_running_loop().time() if self._holds.get(key_id) else 0.0
         for hold in list(self._holds.get(key_id, ())):
-            if hold.task is asyncio.current_task() or hold.ends.expired():
+            if hold.task is asyncio.current_task() or hold.is_over:
                 continue
             over = self._refusal(hold.ticket, self._clock.unix_ms()) is not None
-            hold.ends.reschedule(now_s if over else self._loop_time(hold.ticket))
+            hold.ends_at(now_s if over else self._loop_time(hold.ticket))
             if over:
                 self._holds[key_id].pop(hold, None)
 
