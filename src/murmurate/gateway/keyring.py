@@ -1,8 +1,7 @@
 """The keys at hand: who is asking, by the hash of a secret, and for how long that stays true."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from murmurate.core.clock import Clock
@@ -17,26 +16,6 @@ class Ticket(Frozen, frozen=True):
 
     caller: Caller
     sha256: str
-
-
-class _Hold:
-    """A request under way, and the timer that ends it: most have none, as most keys do not end."""
-
-    def __init__(self, ticket: Ticket, task: asyncio.Task[Any]) -> None:
-        self.ticket = ticket
-        self.task = task
-        self.is_over = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def ends_at(self, loop_s: float | None) -> None:
-        """Set when it ends, by the loop's time; None for never."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if loop_s is None else self.task.get_loop().call_at(loop_s, self._end)
-
-    def _end(self) -> None:
-        self.is_over = True
-        self.task.cancel()
 
 
 class Keys:
@@ -120,28 +99,22 @@ class Keys:
         self._used_ms.pop(key_id, None)
         self._holds.pop(key_id, None)
 
-    @asynccontextmanager
-    async def held(self, ticket: Ticket) -> AsyncGenerator[None]:
+    def held(self, ticket: Ticket) -> "_Hold":
         """Run the block as long as the secret is good, then cancel it with why it is not.
 
         The error (`KeyInvalidError`) comes at once, also where the block waits for somebody else.
         """
-        task = asyncio.current_task()
-        assert task is not None  # it is what runs the block
-        hold = _Hold(ticket, task)
-        hold.ends_at(self._loop_time(ticket))
-        holds = self._holds.setdefault(ticket.caller.key_id, {})
-        holds[hold] = None
-        try:
-            yield
-        except BaseException as cause:
-            ended = hold.is_over and not task.uncancel()
-            if not ended or not isinstance(cause, asyncio.CancelledError):
-                raise
-            raise self._why_ended(ticket) from cause
-        finally:
-            hold.ends_at(None)
-            holds.pop(hold, None)
+        return _Hold(self, ticket)
+
+    def take(self, hold: "_Hold") -> None:
+        """Know of a request under way."""
+        self._holds.setdefault(hold.ticket.caller.key_id, {})[hold] = None
+        hold.ends_at(self._loop_time(hold.ticket))
+
+    def release(self, hold: "_Hold") -> None:
+        """Forget it: it is over."""
+        hold.ends_at(None)
+        self._holds.get(hold.ticket.caller.key_id, {}).pop(hold, None)
 
     def _end_holds(self, key_id: str) -> None:
         """End the requests of secrets that are not good any more, and set the others' time anew.
@@ -157,7 +130,7 @@ class Keys:
             if over:
                 self._holds[key_id].pop(hold, None)
 
-    def _why_ended(self, ticket: Ticket) -> KeyInvalidError:
+    def why_ended(self, ticket: Ticket) -> KeyInvalidError:
         """Return why a request was ended; its timer may be a little ahead of the wall clock."""
         key, now_ms = self._keys.get(ticket.caller.key_id), self._clock.unix_ms()
         end_ms = None if key is None else ends_ms(key, ticket.sha256)
@@ -176,6 +149,41 @@ class Keys:
             return None
         left_s = (end_ms - self._clock.unix_ms()) / 1000
         return asyncio.get_running_loop().time() + max(left_s, 0.0)
+
+
+class _Hold:
+    """A request under way, and the timer that ends it: most have none, as most keys do not end."""
+
+    def __init__(self, keys: Keys, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.task: asyncio.Task[Any] | None = None
+        self.is_over = False
+        self._keys = keys
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        self.task = asyncio.current_task()
+        self._keys.take(self)
+
+    async def __aexit__(self, kind: object, cause: BaseException | None, at: object) -> None:
+        self._keys.release(self)
+        if not self.is_over or self.task is None or self.task.uncancel():
+            return
+        if isinstance(cause, asyncio.CancelledError):
+            raise self._keys.why_ended(self.ticket) from cause
+
+    def ends_at(self, loop_s: float | None) -> None:
+        """Set when it ends, by the loop's time; None for never."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if loop_s is not None:
+            self._timer = asyncio.get_running_loop().call_at(loop_s, self._end)
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 def _secrets(key: Key | None) -> set[str]:
