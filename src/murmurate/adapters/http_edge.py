@@ -324,6 +324,8 @@ class _HeadFirst:
     That is one write to the system, and one thing to read for the client, instead of two.
     """
 
+    __slots__ = ("_head", "_loop", "_transport", "is_closing", "write")
+
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop

@@ -143,6 +143,19 @@ class Upstream:
 class Response:
     """An answer under way: what of aiohttp's response and its `content` we use."""
 
+    __slots__ = (
+        "_bytes",
+        "_chunks",
+        "_connection",
+        "_error",
+        "_is_whole",
+        "_loop",
+        "_reader",
+        "fields",
+        "head",
+        "status",
+    )
+
     def __init__(self, connection: "_Connection", loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
         self.head: asyncio.Future[None] = loop.create_future()
@@ -236,6 +249,16 @@ class Response:
 
 class _Connection(asyncio.Protocol):
     """One connection: requests one after another, each with its own response and parser."""
+
+    __slots__ = (
+        "_has_end",
+        "_has_head",
+        "_head_bytes",
+        "_parser",
+        "_response",
+        "_transport",
+        "_upstream",
+    )
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream

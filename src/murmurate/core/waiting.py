@@ -45,6 +45,8 @@ class Patience:
     `on_late` is called once a wait has lasted to its deadline; it must end that wait.
     """
 
+    __slots__ = ("_loop", "_on_late", "_rings_s", "_timer", "_until_s")
+
     def __init__(self, on_late: Callable[[], None]) -> None:
         self._on_late = on_late
         self._loop = asyncio.get_running_loop()

@@ -47,6 +47,8 @@ class ClientGoneError(Exception):
 class Leaving:
     """Whether a request's client has left, and who must know."""
 
+    __slots__ = ("_on_leaving", "has_happened")
+
     def __init__(self) -> None:
         self.has_happened = False
         self._on_leaving: Callable[[], object] | None = None

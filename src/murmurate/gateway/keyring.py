@@ -154,6 +154,8 @@ class Keys:
 class _Hold:
     """A request under way, and the timer that ends it: most have none, as most keys do not end."""
 
+    __slots__ = ("_keys", "_timer", "is_over", "task", "ticket")
+
     def __init__(self, keys: Keys, ticket: Ticket) -> None:
         self.ticket = ticket
         self.task: asyncio.Task[Any] | None = None

@@ -130,6 +130,8 @@ class _Gate:
 class _Slot:
     """Holds a slot for the time of a block; `async with` gives the time from which on it does."""
 
+    __slots__ = ("_gate", "_lane", "_started_s", "_ticket")
+
     def __init__(self, gate: _Gate, ticket: int, lane: Lane) -> None:
         self._gate = gate
         self._ticket = ticket
