@@ -50,7 +50,7 @@ class Upstream:
         ]
         if any(line.count("\r") != 1 or line.count("\n") != 1 for line in lines):
             raise ValueError("a header has a line break")
-        self._lines = "".join(lines).encode("latin-1")
+        self._lines = "".join(lines).encode()
         self._connect_s = connect_s
         self._keep_s = keep_s
         self._loop = asyncio.get_running_loop()
