@@ -188,9 +188,9 @@ def soaked(port: int, seconds: float) -> None:
         gateways.running(gateways.ours, port, FULL.models, Path(folder)) as found,
     ):
         load("requests", found.target, PLAIN, AT_ONCE, seconds / 10, 0)
-        before_mb = pss_mb(found.pid)
+        before_mb = pss_mb(found.pid, "Pss_Anon")
         seen = load("requests", found.target, PLAIN, AT_ONCE, seconds * 0.9, 0)
-        after_mb = pss_mb(found.pid)
+        after_mb = pss_mb(found.pid, "Pss_Anon")
     report.table((*names, "requests"), [(before_mb, after_mb, str(int(seen["good"])))])
     drift = after_mb / before_mb - 1
     keys = {"rss_drift_ratio": drift, "requests": seen["good"], "failed": seen["broken"]}
@@ -260,15 +260,18 @@ def built(name: str) -> Path:
     return program
 
 
-def pss_mb(pid: int) -> float:
-    """Return the memory of a process and of all below it, with shared pages counted once."""
+def pss_mb(pid: int, kind: str = "Pss") -> float:
+    """Return the memory of a process and of all below it, with shared pages counted once.
+
+    What is shared with others counts for more once they end; `Pss_Anon` is what is all its own.
+    """
     found = 0.0
     for each in service.tree(pid):
         try:
             lines = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii").splitlines()
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile
-        found += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+        found += sum(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
     return found
 
 
