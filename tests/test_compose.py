@@ -13,6 +13,8 @@ import pytest
 
 from murmurate import compose
 from murmurate.adapters.memory import MemoryLog
+from murmurate.compose.keys import KEY_FORM
+from murmurate.compose.platform import EXAMINE_EVERY_S, READY_WAIT_S
 from murmurate.config import parse
 from murmurate.core.errors import (
     ConfigError,
@@ -213,7 +215,7 @@ def test_a_key_whose_log_is_lost_stays_valid_and_other_words_in_its_file_do_not(
         assert caller.tenant == OPERATOR_TENANT
         file.write_text("password\n")
         await opened_keys(MemoryLog(clock=clock), clock, file, seed=3)
-        assert compose.KEY_FORM.fullmatch(file.read_text().strip())
+        assert KEY_FORM.fullmatch(file.read_text().strip())
 
     asyncio.run(story())
 
@@ -284,7 +286,7 @@ def test_a_damaged_log_is_counted_and_its_service_stays_ready() -> None:
         examining = asyncio.create_task(service.examine_log())
         await until(lambda: care.examined == 3)
         examining.cancel()
-        assert clock.slept_s[:2] == [compose.EXAMINE_EVERY_S] * 2
+        assert clock.slept_s[:2] == [EXAMINE_EVERY_S] * 2
         assert events.named("log.not_examined") == [
             {"detail": "[log.unavailable] the disk is gone"}
         ]
@@ -465,7 +467,7 @@ def test_whoever_asks_for_readiness_reads_no_names_of_other_tenants_collections(
 def test_a_first_pass_that_takes_for_ever_does_not_keep_the_service_from_being_ready() -> None:
     async def story() -> None:
         service, clock, _ = platform()
-        clock.time_s += compose.READY_WAIT_S
+        clock.time_s += READY_WAIT_S
         assert (await service.readiness()).ready
 
     asyncio.run(story())
@@ -683,7 +685,7 @@ def test_the_first_pass_reads_a_collection_for_each_of_its_tenants() -> None:
 def test_what_the_supervisor_says_of_a_process_stands_in_the_readiness(tmp_path: Path) -> None:
     file = tmp_path / "troubles.json"
     service, clock, _ = platform(troubles=lambda: compose.read_troubles(file))
-    clock.time_s += compose.READY_WAIT_S
+    clock.time_s += READY_WAIT_S
 
     def parts() -> tuple[dict[str, str], dict[str, str]]:
         readiness = asyncio.run(service.readiness())

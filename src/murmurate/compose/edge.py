@@ -1,0 +1,90 @@
+"""The gateway, with who answers behind each route."""
+
+from dataclasses import dataclass
+
+from murmurate.compose.keys import OpenedKeys
+from murmurate.compose.opening import Outside
+from murmurate.compose.platform import Platform
+from murmurate.config import Config, listen_address
+from murmurate.gateway.administration import Administration
+from murmurate.gateway.background import Background
+from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.management import Management
+from murmurate.gateway.quota import Rate
+from murmurate.gateway.requests import Requests
+from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.timetable import Timetable
+from murmurate.jobs.replay import Replays
+from murmurate.jobs.schedules import Schedules
+from murmurate.jobs.service import Runs
+from murmurate.observe.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the gateway opens to clients."""
+
+    platform: Platform
+    runs: Runs
+    replays: Replays
+    schedules: Schedules
+    metrics: Metrics
+
+
+def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
+    """Return the application that clients talk to."""
+    limits = limits_of(config)
+    body_bytes_max = config.server.body_bytes_max
+    embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
+    requests = Requests(platform=inside.platform, ids=outside.ids)
+    handlers = Handlers(
+        completions=Completions(
+            inside.runs,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+            clock=outside.clock,
+            ids=outside.ids,
+            meter=inside.metrics,
+            log=outside.events,
+        ),
+        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
+        management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
+        administration=Administration(
+            opened.keys,
+            opened.registry,
+            rate=limits.rate,
+            clock=outside.clock,
+            ids=outside.ids,
+            on_secret=opened.on_secret,
+        ),
+        background=Background(
+            inside.runs,
+            replays=inside.replays,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+        ),
+        timetable=Timetable(inside.schedules),
+    )
+    return Gateway(
+        handlers,
+        keys=opened.keys,
+        limits=limits,
+        hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
+        clock=outside.clock,
+        ids=outside.ids,
+        tracer=outside.tracer,
+        meter=inside.metrics,
+        log=outside.events,
+    )
+
+
+def limits_of(config: Config) -> Limits:
+    """Return what a client may ask of the gateway at most."""
+    limit = config.limits["default"]
+    return Limits(
+        requests_max=config.server.requests_max,
+        rate=Rate(per_s=limit.requests_per_minute / 60, burst=limit.burst),
+        body_s=config.http.body_s,
+        write_s=config.http.unread_s,
+        bodies_bytes_max=config.http.bodies_bytes_max,
+    )

@@ -1,0 +1,180 @@
+"""The stages, wired from the bottom up to the application that clients talk to."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from murmurate.compose.edge import Inside, gateway
+from murmurate.compose.keys import OpenedKeys
+from murmurate.compose.opening import Outside
+from murmurate.compose.path import chain
+from murmurate.compose.platform import Platform
+from murmurate.config import Config, KnowledgeConfig, documents_path, webhook_keys
+from murmurate.core.errors import NotFoundError
+from murmurate.core.types import SessionRef
+from murmurate.gateway.scopes import OPERATOR_TENANT
+from murmurate.gateway.service import Gateway
+from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.errands import Errand, Errands
+from murmurate.jobs.hooks import Hooks
+from murmurate.jobs.journal import OpenJournals
+from murmurate.jobs.notices import HOOKS
+from murmurate.jobs.replay import Replays
+from murmurate.jobs.retention import Retention
+from murmurate.jobs.runner import Runner
+from murmurate.jobs.schedules import SCHEDULES, Schedules
+from murmurate.jobs.service import Runs
+from murmurate.knowledge.rules import Rules
+from murmurate.knowledge.service import Collections, Source
+from murmurate.observe.metrics import Metrics
+from murmurate.sync.service import Sessions
+
+
+@dataclass(slots=True)
+class Service:
+    """A composed platform: the ASGI application, and what runs beside it."""
+
+    app: Gateway
+    platform: Platform
+    collections: Collections
+    runner: Runner
+    errands: Sequence[Errands]
+    schedules: Schedules
+    retention: Retention
+    metrics: Metrics
+    outside: Outside
+    opened: OpenedKeys
+
+
+def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
+    """Wire the stages from the bottom up."""
+    metrics = Metrics()
+    collections = collections_of(config, outside)
+    journals = OpenJournals(outside.log)
+    sessions = chain(config, outside, collections, metrics, journals=journals)
+    runner = Runner(
+        sessions,
+        journals,
+        name=outside.runner,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        events=outside.events,
+        at_a_time=config.runs.at_a_time,
+    )
+    hooks = hooks_of(config, outside)
+    runs = Runs(
+        sessions,
+        runner,
+        journals,
+        log=outside.log,
+        clock=outside.clock,
+        ids=outside.ids,
+        is_run=lambda request: request.session is not None and request.model in config.agents,
+        hooks=hooks,
+    )
+    schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
+    errands = errands_of(outside, runner, hooks=hooks, schedules=schedules)
+    platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    replays = Replays(
+        sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
+    )
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    app = gateway(config, outside, opened, Inside(platform, runs, replays, schedules, metrics))
+    return Service(
+        app,
+        platform,
+        collections,
+        runner,
+        errands,
+        schedules,
+        retention_of(config, outside, tenants=opened.tenants),
+        metrics,
+        outside,
+        opened,
+    )
+
+
+def collections_of(config: Config, outside: Outside) -> Collections:
+    """Return all documents, by collection."""
+    return Collections(
+        outside.library,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        sources={name: source_of(k) for name, k in config.knowledge.items()},
+    )
+
+
+def retention_of(
+    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+) -> Retention:
+    """Return who forgets the runs that ended long ago."""
+    return Retention(
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_s=config.runs.kept_days * 86_400,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
+    )
+
+
+def hooks_of(config: Config, outside: Outside) -> Hooks:
+    """Return who tells of the ends of runs."""
+    return Hooks(
+        outside.fetcher,
+        webhook_keys(config.webhooks),
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+    )
+
+
+def schedules_of(
+    config: Config, outside: Outside, sessions: Sessions, *, tenants: Callable[[], Collection[str]]
+) -> Schedules:
+    """Return who begins runs at their times."""
+
+    async def has_session(tenant: str, session_id: str) -> bool:
+        try:
+            await sessions.history(tenant, SessionRef(session_id))
+        except NotFoundError:
+            return False
+        return True
+
+    return Schedules(
+        config.schedules,
+        log=outside.log,
+        clock=outside.clock,
+        ids=outside.ids,
+        events=outside.events,
+        has_session=has_session,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
+    )
+
+
+def errands_of(
+    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules
+) -> list[Errands]:
+    """Return who does the small work of each queue."""
+    deadlines = Deadlines(outside.log, outside.clock)
+    queues: dict[str, Errand] = {
+        HOOKS: hooks.deliver,
+        DEADLINES: deadlines.end,
+        SCHEDULES: schedules.fire,
+    }
+    shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
+    return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
+
+
+def source_of(knowledge: KnowledgeConfig) -> Source:
+    """Return where a collection's documents are, and which files are documents."""
+    rules = Rules(
+        include=knowledge.include,
+        exclude=knowledge.exclude,
+        files_max=knowledge.files_max,
+        file_bytes_max=knowledge.file_bytes_max,
+    )
+    folder = str(documents_path(knowledge.folder))
+    return Source(folder, rules, watch=knowledge.watch, tenants=knowledge.tenants)
