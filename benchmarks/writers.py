@@ -76,12 +76,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/truth.db"
         kinds = [(str(AT_ONCE), "0")] * words.processes + [("1", str(LIGHT_PAUSE_S))]
+        words_of_all = [sys.executable, __file__, "--seconds", str(words.seconds), "--write", path]
         running = [
-            subprocess.Popen(
-                [sys.executable, __file__, "--seconds", str(words.seconds)]
-                + ["--write", path, f"p{number}", *kind],
-                stdout=subprocess.PIPE,
-            )
+            subprocess.Popen([*words_of_all, f"p{number}", *kind], stdout=subprocess.PIPE)
             for number, kind in enumerate(kinds)
         ]
         *busy, light = [json.loads(each.communicate()[0]) for each in running]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -126,8 +127,6 @@ async def serve(folder: Path) -> None:
 
 def pinned(folder: Path, pin: Any, *, pinned: bool) -> Any:
     """Begin or end a reading transaction."""
-    import sqlite3
-
     if not pinned:
         pin.execute("ROLLBACK")
         return pin

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.adapters.failing_disk import Disk, Writer, built
 
 BATCH = 50
@@ -123,7 +124,8 @@ def test_after_a_failed_fsync_of_the_file_nothing_is_written_until_a_restart(
     writer.pinned(False)
     disk.fails(database=1, forgets=forgets)
     for _ in range(BATCHES_TO_FOLD):
-        outcomes = ledger.append(writer, BATCH)
+        ledger.append(writer, BATCH)
+    outcomes = ledger.append(writer, BATCH)
     assert {it["code"] for it in outcomes} == {"log.unavailable"}
     assert "the disk has lost writes" in outcomes[0]["error"]
     state = writer.state()

@@ -79,8 +79,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
-    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
-    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    watch(metrics, runner, platform)
     app = gateway(config, outside, opened, Inside(platform, runs, replays, schedules, metrics))
     return Service(
         app,
@@ -94,6 +93,14 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         outside,
         opened,
     )
+
+
+def watch(metrics: Metrics, runner: Runner, platform: Platform) -> None:
+    """Have `/metrics` tell what others count."""
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    faults = "Writes to the log that failed by the disk, or by a lost connection."
+    metrics.watch("murmurate_log_faults", faults, platform.log_faults)
 
 
 def collections_of(config: Config, outside: Outside) -> Collections:

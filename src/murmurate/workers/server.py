@@ -170,7 +170,9 @@ async def composed(message: ServerBoot) -> compose.Service:
     workers = compose.Workers(
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
-    place = compose.Place(state, message.runner, message.number)
+    place = compose.Place(
+        state, message.runner, message.number, lambda detail: end(detail, EXIT_FAILED)
+    )
     outside = await compose.outside(message.config, place, workers)
     opened = await compose.open_keys(
         outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events

@@ -107,6 +107,11 @@ class PostgresLog:
         """What was found to be damaged or lost since the start."""
         return self._book.known
 
+    @property
+    def faults(self) -> int:
+        """How often the connection was lost in a write."""
+        return self._writer.faults
+
     async def append(
         self,
         entries: Sequence[Entry],

@@ -100,6 +100,8 @@ class GroupWriter:
         self._waiting = 0
         self._waiting_bytes = 0
         self._closed = False
+        self.faults = 0
+        """How often the connection was lost in a transaction."""
         self._down_since_s: float | None = None
         self._next_try_s = 0.0
         self._pause_s = RETRY_S[0]
@@ -181,6 +183,7 @@ class GroupWriter:
             if done != "COMMIT":  # what PostgreSQL answers where it has rolled back instead
                 _fail(jobs, LogUnavailableError(f"{self._database.name}: nothing was written"))
         except LOST as cause:
+            self.faults += 1
             connection.terminate()
             self._connection = None
             if step is _Step.COMMIT:

@@ -66,7 +66,8 @@ def fold(connection: sqlite3.Connection, how: str) -> None:
 
 def keep_open(connection: sqlite3.Connection) -> None:
     """Hold a connection until the process ends: the last one to be closed would fold."""
-    thread = threading.Thread(
-        target=lambda _: threading.Event().wait(), args=(connection,), daemon=True
-    )
-    thread.start()
+    threading.Thread(target=_hold, args=(connection,), daemon=True).start()
+
+
+def _hold(_connection: sqlite3.Connection) -> None:
+    threading.Event().wait()

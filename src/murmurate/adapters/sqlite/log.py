@@ -75,15 +75,12 @@ class SqliteLog:
         self._closed = False
         self._sharing = shared(path, lambda: mended(path, clock=clock, told=told))
         try:
-            connection = open_writer(
-                path, SCHEMA, synchronous="FULL", before_upgrade=self._keep_before_upgrade
-            )
-            with translated(path):
-                _settle(connection, path)
+            connection = self._open_writer()
         except BaseException:
             self._sharing.close()
             raise
         self._on_fault = on_fault
+        self._faults = 0
         self._beats = Beats(path)
         self._readers = Readers(path, count=READERS)
         with translated(path), closing(open_reader(path)) as reader:
@@ -91,6 +88,7 @@ class SqliteLog:
         self._writer = GroupWriter(
             connection,
             path,
+            clock=clock,
             queue_max=queue_max,
             batch_max=batch_max,
             committed=self._wake_tails,
@@ -101,6 +99,11 @@ class SqliteLog:
     def damage(self) -> Sequence[Damage]:
         """What is known to be damaged or lost; at most `KNOWN_MAX` places."""
         return self._book.known
+
+    @property
+    def faults(self) -> int:
+        """How often the disk failed in a write."""
+        return self._faults
 
     async def append(
         self,
@@ -208,7 +211,7 @@ class SqliteLog:
         """Say that the runner lives; see `Log`. Without news it writes nothing to truth.db."""
         await self._beats.add(runner)
         if await self._readers.do(partial(works.has_no_news, runner=runner)):
-            return Renewal(True, ())
+            return Renewal(known=True, nudged=())
         return await self._writer.do(partial(works.renew, runner=runner))
 
     async def beats(self) -> dict[str, int]:
@@ -325,7 +328,16 @@ class SqliteLog:
             keeping = partial(queries.keep_damage, damage=damage, at_ms=self._clock.unix_ms())
             await self._writer.do(keeping)
 
+    def _open_writer(self) -> sqlite3.Connection:
+        path = self._path
+        keep = self._keep_before_upgrade
+        connection = open_writer(path, SCHEMA, synchronous="FULL", before_upgrade=keep)
+        with translated(path):
+            _settle(connection, path)
+        return connection
+
     def _note_fault(self, fault: DiskFault) -> None:
+        self._faults += 1
         if fault.is_final:
             self._readers.lose(fault.detail)
         self._on_fault(fault)

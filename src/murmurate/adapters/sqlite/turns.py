@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from murmurate.adapters.sqlite.database import BUSY_S
+from murmurate.core.clock import Clock
 
 POLL_S = 0.0005
 POLITE_S = 1.0
@@ -21,12 +22,14 @@ POLITE_S = 1.0
 class Turns:
     """The queue before a file: an empty file beside it, locked by who is first. `close()` it."""
 
-    def __init__(self, path: Path) -> None:
-        """Make the queue's file.
+    def __init__(self, path: Path, *, clock: Clock, busy_s: float = BUSY_S) -> None:
+        """Make the queue's file; wait `busy_s` for SQLite's lock at most.
 
         Raises:
             OSError: It can't be made.
         """
+        self._clock = clock
+        self._busy_s = busy_s
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._queue = os.open(path.with_name(f"{path.name}-queue"), flags, 0o600)
 
@@ -34,12 +37,12 @@ class Turns:
         """Begin a transaction that writes; blocks while others do. SQLite itself must not wait.
 
         Raises:
-            sqlite3.Error: Somebody has held the lock for `BUSY_S`, or the file cannot be used.
+            sqlite3.Error: Somebody has held the lock for too long, or the file cannot be used.
         """
-        start_s = time.monotonic()
+        start_s = self._clock.now_s()
         is_first = self._wait_in_line(start_s + POLITE_S)
         try:
-            while not _began(connection, is_last=time.monotonic() - start_s > BUSY_S):
+            while not _began(connection, is_last=self._clock.now_s() - start_s > self._busy_s):
                 time.sleep(POLL_S)
         finally:
             if is_first:
@@ -55,7 +58,7 @@ class Turns:
             try:
                 fcntl.flock(self._queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:  # another is first; or the disk knows no such locks
-                if time.monotonic() >= until_s:
+                if self._clock.now_s() >= until_s:
                     return False
             else:
                 return True

@@ -19,6 +19,7 @@ from murmurate.adapters.sqlite.appends import Appending, Appends
 from murmurate.adapters.sqlite.database import translate
 from murmurate.adapters.sqlite.folding import Folding, SyncLostError, keep_open
 from murmurate.adapters.sqlite.turns import Turns
+from murmurate.core.clock import Clock
 from murmurate.core.errors import LogUnavailableError, MurmurateError
 from murmurate.core.types import Frozen
 
@@ -64,6 +65,7 @@ class GroupWriter:
         connection: sqlite3.Connection,
         path: Path,
         *,
+        clock: Clock,
         queue_max: int,
         batch_max: int,
         committed: Callable[[], None],
@@ -71,7 +73,7 @@ class GroupWriter:
     ) -> None:
         self._connection = connection
         self._connection.execute("PRAGMA busy_timeout=0").fetchall()  # `Turns` waits
-        self._turns = Turns(path)
+        self._turns = Turns(path, clock=clock)
         self._folding = Folding(connection)
         self._lost: LogUnavailableError | None = None
         self._on_fault = on_fault
@@ -212,9 +214,12 @@ class GroupWriter:
             return
         unknown = f"{self._path.name}: {cause}: whether this was written is not known; read the"
         for job in jobs:
-            job.value, job.error = None, LogUnavailableError(
-                f"{unknown} stream before you append it again, with the head that you expect",
-                retry_s=1.0,
+            job.value, job.error = (
+                None,
+                LogUnavailableError(
+                    f"{unknown} stream before you append it again, with the head that you expect",
+                    retry_s=1.0,
+                ),
             )
 
     def _perform(self, jobs: Sequence[_Job]) -> None:
