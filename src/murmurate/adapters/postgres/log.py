@@ -214,7 +214,7 @@ class PostgresLog:
 
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
-        return await self._writer.do(lambda db: self._works.renew(db, runner))
+        return await self._writer.do(lambda db: self._works.renew(db, runner), is_durable=False)
 
     async def beats(self) -> dict[str, int]:
         """Return every runner's count of renewals."""

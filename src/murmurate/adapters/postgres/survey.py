@@ -63,7 +63,7 @@ async def _survey(connection: Connection, database: Database) -> PostgresSurvey:
         faults.append("it is half of a copy: run `murmurate log copy` again")
     encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
     return PostgresSurvey(
-        name=f"{database.name}, schema {database.schema}",
+        name=f"{database.name} at {database.host}, schema {database.schema}",
         server=f"{version.major}.{version.minor}",
         format=None if found is None else found["format"],
         entries=await connection.fetchval(_ENTRIES, f'"{database.schema}".entry') or 0,
