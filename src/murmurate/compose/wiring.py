@@ -19,6 +19,7 @@ from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
+from murmurate.jobs.repeats import REPEATS, Repeats
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.retention import Retention
 from murmurate.jobs.runner import Runner
@@ -170,6 +171,7 @@ def errands_of(
         HOOKS: hooks.deliver,
         DEADLINES: deadlines.end,
         SCHEDULES: schedules.fire,
+        REPEATS: Repeats(outside.log, outside.clock).forget,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
     return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]

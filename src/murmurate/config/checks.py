@@ -100,6 +100,11 @@ def _check_schedule(where: str, schedule: ScheduleConfig, config: Config) -> Non
             f"{where}.session = {schedule.session!r}: expected a name of letters, digits, '.',"
             " '_' and '-'"
         )
+    signed = {*config.webhooks.secrets, *({TENANT_FIRST} if config.webhooks.secret else ())}
+    if schedule.webhook is not None and schedule.tenant not in signed:
+        raise ConfigError(
+            f"{where}.webhook: the tenant {schedule.tenant!r} has no secret in [webhooks]"
+        )
     served = [*config.agents, *config.models]
     if schedule.model not in served:
         raise ConfigError(

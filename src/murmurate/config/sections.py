@@ -154,7 +154,8 @@ class WebhooksConfig(Section, frozen=True):
 
     secret: str | None = None
     """A reference to the secret of the tenant `default`, `env:NAME` or `file:PATH`; without it,
-    requests with `webhook` get status 400."""
+    requests with `webhook` get status 400. With two secrets there, a space between them, each
+    notice has two signatures, so that receivers can change over."""
     secrets: dict[str, str] = msgspec.field(default_factory=dict)
     """The same for other tenants, each with a secret of its own: `{ acme = "env:ACME_HOOKS" }`."""
 
