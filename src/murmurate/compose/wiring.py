@@ -9,7 +9,7 @@ from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.path import chain
 from murmurate.compose.platform import Platform
-from murmurate.config import Config, KnowledgeConfig, documents_path, webhook_keys
+from murmurate.config import Config, KnowledgeConfig, Role, documents_path, webhook_keys
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
 from murmurate.gateway.scopes import OPERATOR_TENANT
@@ -61,7 +61,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         clock=outside.clock,
         tracer=outside.tracer,
         events=outside.events,
-        at_a_time=config.runs.at_a_time,
+        at_a_time=0 if config.server.role is Role.GATEWAY else config.runs.at_a_time,
     )
     hooks = hooks_of(config, outside)
     runs = Runs(

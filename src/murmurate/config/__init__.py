@@ -13,7 +13,7 @@ from murmurate.config.agents import (
     Missed,
     ScheduleConfig,
 )
-from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
+from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME, check_role
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
     CONTEXT_TOKENS,
@@ -39,6 +39,7 @@ from murmurate.config.sections import (
     LimitConfig,
     LogConfig,
     OutgoingConfig,
+    Role,
     RouterConfig,
     RunsConfig,
     Section,
@@ -77,6 +78,7 @@ __all__ = [
     "ModelConfig",
     "OutgoingConfig",
     "Remote",
+    "Role",
     "RouterConfig",
     "RunsConfig",
     "ScheduleConfig",
@@ -84,6 +86,7 @@ __all__ = [
     "ServerConfig",
     "WebhooksConfig",
     "WorkersConfig",
+    "check_role",
     "documents_path",
     "explain",
     "listen_address",

@@ -10,7 +10,7 @@ from murmurate.config.agents import TOOLS, AgentConfig, ScheduleConfig
 from murmurate.config.models import EmbeddingsConfig, EmbeddingsEngine, Engine, ModelConfig
 from murmurate.config.places import listen_address
 from murmurate.config.references import is_reference
-from murmurate.config.sections import LogConfig
+from murmurate.config.sections import LogConfig, Role
 from murmurate.config.tree import TENANT_FIRST, Config
 from murmurate.core.cron import Cron
 from murmurate.core.errors import ConfigError
@@ -39,6 +39,7 @@ def check(config: Config) -> None:
     for name, schedule in config.schedules.items():
         _check_schedule(f"schedules.{name}", schedule, config)
     _check_log(config.log)
+    check_role(config)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -47,6 +48,15 @@ def check(config: Config) -> None:
                     "digits, '.', '_' and '-'"
                 )
     listen_address(config.server.listen)
+
+
+def check_role(config: Config) -> None:
+    """Refuse a worker that would have nothing to work on: `ConfigError`."""
+    if config.server.role is Role.WORKER and config.log.url is None:
+        raise ConfigError(
+            "server.role = 'worker' needs log.url: a worker works on what other servers put into a"
+            " log in PostgreSQL"
+        )
 
 
 def _check_names(config: Config) -> None:
