@@ -45,11 +45,14 @@ class Disk:
         with self._faults.open("r+b" if self._faults.exists() else "wb") as file:
             file.write(struct.pack("iii", database, wal, forgets))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process must be told to be on this disk."""
+        return {"LD_PRELOAD": str(self._library), "DISK_FAULTS": str(self._faults)}
+
     def writer(self) -> "Writer":
         """Start a process on it."""
-        return Writer(
-            self.folder, {"LD_PRELOAD": str(self._library), "DISK_FAULTS": str(self._faults)}
-        )
+        return Writer(self.folder, self.environment)
 
     def after_power_cut(self, folder: Path) -> "Disk":
         """Return what the disk had, as another folder."""
