@@ -10,7 +10,7 @@ import pytest
 from tests.adapters.failing_disk import Disk, Writer, built
 
 BATCH = 50
-BATCHES_TO_FOLD = 8
+BATCHES_TO_FOLD = 24
 """So many fill the WAL for certain."""
 
 

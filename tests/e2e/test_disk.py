@@ -1,4 +1,4 @@
-"""A disk that loses what it was to write: the server ends, is started again, and nothing is lost."""
+"""A disk that loses what it was to write: its server is started again, and nothing is lost."""
 
 from http.client import HTTPException
 from pathlib import Path

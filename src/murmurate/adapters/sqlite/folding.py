@@ -12,7 +12,9 @@ import sqlite3
 import threading
 
 PAGES = 1000
-"""How much is written, about, before it is folded in; SQLite's own measure."""
+"""How many pages are written, about, before they are folded in; SQLite's own measure."""
+_GUESS_OFF = 4
+"""So much less than was guessed may be written, at most: SQLite tells only when it folds."""
 _PAGE_BYTES = 4096
 _PAGES_A_JOB = 4
 """A leaf each of the entries, of their index, of the heads and of the work."""
@@ -30,7 +32,8 @@ class Folding:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-        self._pages = 0
+        self._guessed = 0
+        self._due = float(PAGES)
 
     def wrote(self, *, jobs: int, size_bytes: int) -> None:
         """Count what was committed; fold where it has become much.
@@ -39,29 +42,33 @@ class Folding:
             SyncLostError: The disk has lost what was folded.
             sqlite3.Error: It could not be folded now: the WAL grows on until it can.
         """
-        self._pages += 1 + jobs * _PAGES_A_JOB + size_bytes // _PAGE_BYTES
-        if self._pages >= PAGES:
-            self._pages = 0
-            self.fold()
+        self._guessed += 1 + jobs * _PAGES_A_JOB + size_bytes // _PAGE_BYTES
+        if self._guessed >= self._due:
+            guessed, self._guessed = self._guessed, 0
+            written = self.fold()
+            self._due = min(max(guessed / max(written, 1), 1.0), _GUESS_OFF) * PAGES
 
-    def fold(self) -> None:
-        """Fold what no reader needs any more; see `wrote`."""
-        fold(self._connection, "PASSIVE")
+    def fold(self) -> int:
+        """Fold what no reader needs any more; see `wrote`. Return how many pages there were."""
+        return fold(self._connection, "PASSIVE")
 
 
-def fold(connection: sqlite3.Connection, how: str) -> None:
+def fold(connection: sqlite3.Connection, how: str) -> int:
     """Fold the WAL into the file; `how` is one of SQLite's words for how much.
+
+    Return how many pages the WAL had.
 
     Raises:
         SyncLostError: The disk has lost what was folded.
         sqlite3.Error: It could not be folded now.
     """
     try:
-        connection.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+        [(_, pages, _)] = connection.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
     except sqlite3.Error as cause:
         if cause.sqlite_errorcode in _NOT_SYNCED:
             raise SyncLostError(str(cause)) from cause
         raise
+    return pages
 
 
 def keep_open(connection: sqlite3.Connection) -> None:

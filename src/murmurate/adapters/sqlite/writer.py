@@ -149,7 +149,7 @@ class GroupWriter:
             size_bytes = sum(job.size_bytes for job in done)
             self._try_to(lambda: self._folding.wrote(jobs=len(done), size_bytes=size_bytes))
 
-    def _try_to(self, fold: Callable[[], None]) -> None:
+    def _try_to(self, fold: Callable[[], object]) -> None:
         """Fold; where the disk has lost what was folded, write nothing more."""
         name = self._path.name
         try:
