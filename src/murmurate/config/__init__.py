@@ -11,6 +11,7 @@ from murmurate.config.agents import (
     AnswerStyle,
     KnowledgeConfig,
     Missed,
+    Permission,
     ScheduleConfig,
 )
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME, check_role
@@ -29,12 +30,14 @@ from murmurate.config.references import (
     LogPlace,
     Remote,
     log_place,
+    redis_url,
     remote,
     secret,
     webhook_keys,
 )
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -66,6 +69,7 @@ __all__ = [
     "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
+    "ApprovalsConfig",
     "CacheConfig",
     "Config",
     "EmbeddingsConfig",
@@ -79,6 +83,7 @@ __all__ = [
     "Missed",
     "ModelConfig",
     "OutgoingConfig",
+    "Permission",
     "Remote",
     "Role",
     "RouterConfig",
@@ -95,6 +100,7 @@ __all__ = [
     "load",
     "log_place",
     "parse",
+    "redis_url",
     "remote",
     "secret",
     "webhook_keys",
