@@ -20,7 +20,7 @@ import uvloop
 from murmurate import compose
 from murmurate.adapters.http_edge import Edge, EdgeLimits, HttpEdge, connections_max
 from murmurate.adapters.logs import Bridge, Seldom
-from murmurate.config import Config
+from murmurate.config import Config, Role
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
     ConfigError,
@@ -189,11 +189,16 @@ async def composed(message: ServerBoot) -> compose.Service:
     workers = compose.Workers(
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
-    place = compose.Place(state, message.runner, message.number)
-    outside = await compose.outside(message.config, place, workers)
-    opened = await compose.open_keys(
-        outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
+    place = compose.Place(
+        state, message.runner, message.number, lambda detail: end(detail, EXIT_FAILED)
     )
+    outside = await compose.outside(message.config, place, workers)
+    if message.config.server.role is Role.WORKER:
+        opened = await compose.read_keys(outside.log, outside.clock, outside.ids)
+    else:
+        opened = await compose.open_keys(
+            outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
+        )
     service = compose.service(message.config, outside, opened)
     await service.runner.enlist()
     return service
