@@ -38,6 +38,7 @@ from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.service import Handlers, open_routes, scoped_routes
 from murmurate.gateway.timetable import Timetable
@@ -92,7 +93,7 @@ def routes(_: str) -> str:
     """Return what clients can ask for, with the scope that it needs."""
     parts = cast(
         "tuple[Any, ...]",
-        (Completions, Embeddings, Management, Administration, Background, Timetable),
+        (Completions, Embeddings, Management, Administration, Background, Timetable, FileRoutes),
     )
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
+from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
 from murmurate.gateway.management import Management
@@ -41,6 +43,13 @@ _T = TypeVar("_T")
 
 KEY = "mur_right"
 BODY_BYTES_MAX = 10_000
+FILE_LIMITS = FileLimits(
+    file_bytes_max=1_000_000,
+    tenant_bytes_max=2_000_000,
+    files_max=5,
+    upload_s=60.0,
+    kept_s=86_400.0,
+)
 
 
 @dataclass
@@ -133,6 +142,7 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
+        self.files = Files(FILE_LIMITS, log=self.kept, clock=self.clock, ids=ids)
         requests = Requests(platform=self.platform, ids=ids)
         handlers = Handlers(
             completions=Completions(
@@ -161,6 +171,11 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            files=FileRoutes(
+                self.files,
+                file_bytes_max=FILE_LIMITS.file_bytes_max,
+                upload_s=FILE_LIMITS.upload_s,
+            ),
         )
         self.app = Gateway(
             handlers,
@@ -190,7 +205,8 @@ class House:
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
             "client": (client, 50_000),
         }

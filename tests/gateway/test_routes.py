@@ -27,6 +27,11 @@ TABLE = Routes(
 EXPECTED = {
     ("POST", "/v1/chat/completions"): Scope.CHAT,
     ("POST", "/v1/embeddings"): Scope.EMBEDDINGS,
+    ("POST", "/v1/files"): Scope.FILES,
+    ("GET", "/v1/files"): Scope.FILES,
+    ("GET", "/v1/files/{id}"): Scope.FILES,
+    ("GET", "/v1/files/{id}/content"): Scope.FILES,
+    ("DELETE", "/v1/files/{id}"): Scope.FILES,
     ("GET", "/v1/models"): Scope.MODELS,
     ("GET", "/v1/models/{id}"): Scope.MODELS,
     ("GET", "/api/sessions/{id}"): Scope.SESSIONS,

@@ -223,6 +223,73 @@ async def ingest(town: Town) -> None:
     assert filled == {("birch", "files"), ("birch", "hours")}
 
 
+UPLOAD = "\r\n".join(
+    (
+        "--x",
+        'content-disposition: form-data; name="purpose"',
+        "",
+        "batch",
+        "--x",
+        'content-disposition: form-data; name="file"; filename="acme.jsonl"',
+        "",
+        "ACME-WORD",
+        "--x--",
+        "",
+    )
+).encode()
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+
+
+async def file_of_acme(town: Town) -> str:
+    """Upload a file for a tenant."""
+    kept = await town.call("acme", "POST", "/v1/files", UPLOAD, headers=FORM)
+    assert kept.status == 200, kept.body
+    return kept.json()["id"]
+
+
+async def new_file(town: Town) -> None:
+    """What a tenant uploads takes none of another's room."""
+    await file_of_acme(town)
+    assert len((await town.call("acme", "GET", "/v1/files")).json()["data"]) == 1
+    assert (await town.call("birch", "POST", "/v1/files", UPLOAD, headers=FORM)).status == 200
+    assert len((await town.call("acme", "GET", "/v1/files")).json()["data"]) == 1
+
+
+async def files(town: Town) -> None:
+    """Lists hold the tenant's own files, also where another's is named as the place to go on."""
+    file_id = await file_of_acme(town)
+    for who, ids in (("acme", [file_id]), ("birch", []), ("operator", [])):
+        listed = (await town.call(who, "GET", "/v1/files")).json()["data"]
+        assert [it["id"] for it in listed] == ids
+    names = (file_id, f"file-{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/files?after={name}", names=names)
+    assert answer.status == 404
+
+
+async def shown_file(town: Town) -> None:
+    """A file is not shown to others."""
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/files/{name}", names=names)
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+
+
+async def file_content(town: Town) -> None:
+    """Nor read by them."""
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/files/{name}/content", names=names)
+    assert answer.status == 404
+    own = await town.call("acme", "GET", f"/v1/files/{names[0]}/content")
+    assert own.body == b"ACME-WORD"
+
+
+async def file_gone(town: Town) -> None:
+    """Nor deleted by them."""
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "DELETE", "/v1/files/{name}", names=names)
+    assert answer.status == 404
+    assert (await town.call("acme", "GET", f"/v1/files/{names[0]}")).status == 200
+
+
 async def keys(town: Town) -> None:
     """Lists hold the tenant's own keys."""
     listed = (await town.call("birch", "GET", "/api/keys")).json()["keys"]
@@ -285,6 +352,11 @@ async def metrics(town: Town) -> None:
 CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/chat/completions"): chats,
     ("POST", "/v1/embeddings"): embeddings,
+    ("POST", "/v1/files"): new_file,
+    ("GET", "/v1/files"): files,
+    ("GET", "/v1/files/{id}"): shown_file,
+    ("GET", "/v1/files/{id}/content"): file_content,
+    ("DELETE", "/v1/files/{id}"): file_gone,
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,
     ("GET", "/api/sessions/{id}"): session,

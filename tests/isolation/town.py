@@ -209,7 +209,7 @@ class Town:
         who: str | None,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
@@ -217,11 +217,14 @@ class Town:
         sent = {"host": "127.0.0.1", **(headers or {})}
         if who is not None:
             sent["authorization"] = f"Bearer {who if who.startswith('mur_') else f'mur_{who}'}"
-        call = Call([b"" if body is None else json.dumps(body).encode()])
+        if not isinstance(body, bytes):
+            body = b"" if body is None else json.dumps(body).encode()
+        call = Call([body])
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
             "client": ("127.0.0.1", 50_000),
         }

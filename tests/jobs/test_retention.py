@@ -159,3 +159,35 @@ def test_the_notices_of_a_forgotten_run_go_with_it_and_no_others() -> None:
         assert [it.stream for it in await all_of(stage.log.work("a", HOOKS_DEAD))] == [hooks[2]]
 
     asyncio.run(story())
+
+
+def test_other_things_are_swept_with_the_runs_and_what_is_damaged_stops_nobody() -> None:
+    async def story() -> None:
+        stage = Stage()
+        seen: list[tuple[str, str]] = []
+
+        async def damaged(tenant: str) -> int:
+            seen.append(("damaged", tenant))
+            raise LogCorruptError("damaged")
+
+        async def old(tenant: str) -> int:
+            seen.append(("old", tenant))
+            return 2
+
+        retention = Retention(
+            log=stage.log,
+            clock=stage.clock,
+            events=stage.events,
+            kept_s=DAY_S,
+            tenants=lambda: {"a", "b"},
+            sweeps=[damaged, old],
+        )
+        life = asyncio.create_task(retention.keep_up())
+        while not stage.events.named("log.swept"):
+            await asyncio.sleep(0)
+        life.cancel()
+        assert seen[:4] == [("damaged", "a"), ("old", "a"), ("damaged", "b"), ("old", "b")]
+        assert stage.events.named("log.swept")[0] == {"things": 4}
+        assert len(stage.events.named("runs.log")) >= 2
+
+    asyncio.run(story())

@@ -6,9 +6,11 @@ from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, listen_address
+from murmurate.files.service import Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
@@ -28,6 +30,7 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    files: Files
     metrics: Metrics
 
 
@@ -64,6 +67,11 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        files=FileRoutes(
+            inside.files,
+            file_bytes_max=config.files.file_bytes_max,
+            upload_s=config.files.upload_s,
+        ),
     )
     return Gateway(
         handlers,

@@ -12,6 +12,7 @@ from murmurate.compose.platform import Platform
 from murmurate.config import Config, KnowledgeConfig, documents_path, webhook_keys
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
+from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
@@ -20,7 +21,7 @@ from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.replay import Replays
-from murmurate.jobs.retention import Retention
+from murmurate.jobs.retention import Retention, Sweep
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.schedules import SCHEDULES, Schedules
 from murmurate.jobs.service import Runs
@@ -81,7 +82,9 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     )
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, replays, schedules, metrics))
+    files = files_of(config, outside)
+    inside = Inside(platform, runs, replays, schedules, files, metrics)
+    app = gateway(config, outside, opened, inside)
     return Service(
         app,
         platform,
@@ -89,7 +92,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         runner,
         errands,
         schedules,
-        retention_of(config, outside, tenants=opened.tenants),
+        retention_of(config, outside, tenants=opened.tenants, sweeps=[files.sweep]),
         metrics,
         outside,
         opened,
@@ -108,16 +111,33 @@ def collections_of(config: Config, outside: Outside) -> Collections:
 
 
 def retention_of(
-    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+    config: Config,
+    outside: Outside,
+    *,
+    tenants: Callable[[], Collection[str]],
+    sweeps: Sequence[Sweep] = (),
 ) -> Retention:
-    """Return who forgets the runs that ended long ago."""
+    """Return who forgets the runs that ended long ago, and what else is old enough."""
     return Retention(
         log=outside.log,
         clock=outside.clock,
         events=outside.events,
         kept_s=config.runs.kept_days * 86_400,
         tenants=lambda: {OPERATOR_TENANT, *tenants()},
+        sweeps=sweeps,
     )
+
+
+def files_of(config: Config, outside: Outside) -> Files:
+    """Return the files of all tenants."""
+    limits = FileLimits(
+        file_bytes_max=config.files.file_bytes_max,
+        tenant_bytes_max=config.files.tenant_bytes_max,
+        files_max=config.files.files_max,
+        upload_s=config.files.upload_s,
+        kept_s=config.files.kept_days * 86_400,
+    )
+    return Files(limits, log=outside.log, clock=outside.clock, ids=outside.ids)
 
 
 def hooks_of(config: Config, outside: Outside) -> Hooks:

@@ -35,6 +35,7 @@ from murmurate.config.references import (
 )
 from murmurate.config.sections import (
     CacheConfig,
+    FilesConfig,
     HttpConfig,
     LimitConfig,
     LogConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "EmbeddingsConfig",
     "EmbeddingsEngine",
     "Engine",
+    "FilesConfig",
     "HttpConfig",
     "KnowledgeConfig",
     "LimitConfig",

@@ -1,6 +1,7 @@
 """What the gateway needs of the rest, besides the `Model` below it."""
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -130,6 +131,78 @@ class Runs(Protocol):
 
     async def resume(self, tenant: str, run_id: str) -> None:
         """Go on with one that failed or was cancelled. `RunOverError`: it did not."""
+        ...
+
+
+class FileInfo(Protocol):
+    """A file, as its tenant's list has it."""
+
+    @property
+    def id(self) -> str:
+        """Its id, `file-…`."""
+        ...
+
+    @property
+    def filename(self) -> str:
+        """How the client has named it."""
+        ...
+
+    @property
+    def purpose(self) -> str:
+        """What it is for."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """How long it is."""
+        ...
+
+    @property
+    def created_ms(self) -> int:
+        """When it was there."""
+        ...
+
+    @property
+    def expires_ms(self) -> int | None:
+        """When it will be gone."""
+        ...
+
+
+class Upload(Protocol):
+    """A file that arrives."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take some more bytes. `FileTooLargeError`, `FilesFullError`: there is no room."""
+        ...
+
+    async def keep(self, filename: str, purpose: str, *, expires_s: float | None) -> FileInfo:
+        """Make it a file; it is durable when this returns."""
+        ...
+
+
+class Files(Protocol):
+    """Files of clients. What is another tenant's is `NotFoundError`."""
+
+    def upload(self, tenant: str) -> AbstractAsyncContextManager[Upload]:
+        """Take a file in; unless it is kept before the block ends, nothing of it stays."""
+        ...
+
+    async def listing(
+        self, tenant: str, *, purpose: str | None, newest_first: bool
+    ) -> Sequence[FileInfo]:
+        """Return the files of a tenant, in the order of time."""
+        ...
+
+    async def show(self, tenant: str, file_id: str) -> FileInfo:
+        """Return what is known of a file."""
+        ...
+
+    def content(self, tenant: str, file_id: str) -> AsyncGenerator[bytes]:
+        """Yield what it holds."""
+        ...
+
+    async def remove(self, tenant: str, file_id: str) -> None:
+        """Delete it."""
         ...
 
 

@@ -22,6 +22,8 @@ class Scope(StrEnum):
     SESSIONS = "sessions"
     RUNS = "runs"
     """Begin runs in the background; see, cancel and resume all runs of its tenant."""
+    FILES = "files"
+    """Upload files; see, read and delete all files of its tenant."""
     TRACES = "traces"
     KNOWLEDGE = "knowledge"
     INGEST = "ingest"

@@ -40,6 +40,7 @@ from murmurate.gateway.exchange import (
     Room,
     Send,
 )
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.keyring import Keys, Ticket
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
@@ -78,6 +79,7 @@ class Handlers:
     administration: Administration
     background: Background
     timetable: Timetable
+    files: FileRoutes
 
 
 class Gateway:
@@ -268,10 +270,15 @@ def open_routes(management: Management) -> Mapping[str, OpenHandler]:
 def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
     management, administration = handlers.management, handlers.administration
-    background = handlers.background
+    background, files = handlers.background, handlers.files
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
         Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
+        Route("POST", "/v1/files", Scope.FILES, files.upload),
+        Route("GET", "/v1/files", Scope.FILES, files.listing),
+        Route("GET", "/v1/files/{id}", Scope.FILES, files.show),
+        Route("GET", "/v1/files/{id}/content", Scope.FILES, files.content),
+        Route("DELETE", "/v1/files/{id}", Scope.FILES, files.remove),
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
         Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
