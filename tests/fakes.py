@@ -293,7 +293,7 @@ class FakeRuns:
         self.terms.append((deadline_s, webhook))
         return f"run_{len(self.begun)}"
 
-    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+    async def listing(self, tenant: str, *, limit: int, batch: str | None = None) -> Sequence[Any]:
         own = [n for n, (it, _) in enumerate(self.begun, 1) if it.tenant == tenant]
         return [{"id": f"run_{number}"} for number in own[:limit]]
 

@@ -37,6 +37,7 @@ from murmurate.config import SECTIONS, TABLES, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
@@ -93,7 +94,16 @@ def routes(_: str) -> str:
     """Return what clients can ask for, with the scope that it needs."""
     parts = cast(
         "tuple[Any, ...]",
-        (Completions, Embeddings, Management, Administration, Background, Timetable, FileRoutes),
+        (
+            Completions,
+            Embeddings,
+            Management,
+            Administration,
+            Background,
+            Timetable,
+            FileRoutes,
+            BatchRoutes,
+        ),
     )
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}

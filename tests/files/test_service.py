@@ -181,7 +181,7 @@ def test_a_file_added_while_a_sweep_looks_stays() -> None:
         await slow.write(b"slow")
         await slow.close()
         stage.clock.time_s += (LATE_MS + 60_000) / 1000 + 1
-        info, entry = stage.files.added(slow, "out.jsonl", "batch_output")
+        info, entry = slow.added("out.jsonl", "batch_output", expires_s=None)
         streams = stage.log.streams
 
         async def then_added(tenant: str, prefix: str, *, after: str = "") -> Any:
@@ -362,7 +362,7 @@ def test_a_content_of_ours_counts_but_is_never_refused_and_needs_its_fence() -> 
         writing = stage.files.writing("a", fence=claim)
         await writing.write(b"2")
         await writing.close()
-        info, entry = stage.files.added(writing, "out.jsonl", "batch_output", expires_s=HOUR_S)
+        info, entry = writing.added("out.jsonl", "batch_output", expires_s=HOUR_S)
         await stage.log.append([entry], fence=claim)
         assert await stage.get(info.id) == b"2"
         assert info.expires_ms == info.created_ms + HOUR_S * 1000

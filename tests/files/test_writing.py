@@ -16,7 +16,7 @@ from tests.fakes import FakeClock
 def test_pieces_have_one_size_and_only_the_rest_waits() -> None:
     async def story() -> None:
         log = MemoryLog(clock=FakeClock())
-        writing = Writing(log, "a", "file-1")
+        writing = Writing(log, "a", "file-1", clock=FakeClock(), kept_s=60.0)
         await writing.write(bytes(3 * PIECE_BYTES + 1))
         assert (writing.pieces, writing.size_bytes) == (3, 3 * PIECE_BYTES + 1)
         await writing.close()
@@ -32,7 +32,7 @@ def test_pieces_have_one_size_and_only_the_rest_waits() -> None:
 def test_nothing_written_is_nothing_to_abandon() -> None:
     async def story() -> None:
         log = MemoryLog(clock=FakeClock())
-        writing = Writing(log, "a", "file-1")
+        writing = Writing(log, "a", "file-1", clock=FakeClock(), kept_s=60.0)
         await writing.write(b"held")
         await writing.abandon()
         assert "a" not in log._tenants
@@ -43,7 +43,7 @@ def test_nothing_written_is_nothing_to_abandon() -> None:
 def test_a_stream_that_somebody_else_wrote_to_takes_no_more() -> None:
     async def story() -> None:
         log = MemoryLog(clock=FakeClock())
-        writing = Writing(log, "a", "file-1")
+        writing = Writing(log, "a", "file-1", clock=FakeClock(), kept_s=60.0)
         await log.append([Entry("a", "file/file-1", "file.abandoned", b"")])
         with pytest.raises(LogConflictError):
             await writing.write(bytes(PIECE_BYTES))

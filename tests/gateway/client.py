@@ -15,16 +15,19 @@ from murmurate.core.ports import Embedder, Model
 from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
+from murmurate.gateway.lines import ChatLines, EmbeddingLines
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.jobs.batches.service import Batches
 from tests.fakes import (
     DONE,
     FakeClock,
@@ -43,6 +46,7 @@ _T = TypeVar("_T")
 
 KEY = "mur_right"
 BODY_BYTES_MAX = 10_000
+BATCHES_MAX = 3
 FILE_LIMITS = FileLimits(
     file_bytes_max=1_000_000,
     tenant_bytes_max=2_000_000,
@@ -175,6 +179,21 @@ class House:
                 self.files,
                 file_bytes_max=FILE_LIMITS.file_bytes_max,
                 upload_s=FILE_LIMITS.upload_s,
+            ),
+            batches=BatchRoutes(
+                Batches(
+                    self.files,
+                    log=self.kept,
+                    clock=self.clock,
+                    ids=ids,
+                    active_max=BATCHES_MAX,
+                    kept_s=86_400.0,
+                ),
+                {
+                    "/v1/chat/completions": ChatLines(requests),
+                    "/v1/embeddings": EmbeddingLines(self.embedders),
+                },
+                body_bytes_max=BODY_BYTES_MAX,
             ),
         )
         self.app = Gateway(

@@ -4,6 +4,7 @@ A new route without a case here fails the first test.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 
@@ -290,6 +291,63 @@ async def file_gone(town: Town) -> None:
     assert (await town.call("acme", "GET", f"/v1/files/{names[0]}")).status == 200
 
 
+async def batch_of_acme(town: Town) -> str:
+    """Begin a batch for a tenant."""
+    body = {"input_file_id": await file_of_acme(town), "endpoint": "/v1/chat/completions"}
+    begun = await town.call("acme", "POST", "/v1/batches", body)
+    assert begun.status == 200, begun.body
+    return begun.json()["id"]
+
+
+async def new_batch(town: Town) -> None:
+    """No batch is begun over another tenant's file, and lines ask what their tenant may ask."""
+    body = {"input_file_id": "{name}", "endpoint": "/v1/chat/completions"}
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "POST", "/v1/batches", names=names, body=body)
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+    asked = {"model": "planner", "messages": [{"role": "user", "content": "plans?"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": asked}
+    upload = UPLOAD.replace(b"ACME-WORD", json.dumps(line).encode())
+    for who, file in (("acme", "output_file_id"), ("birch", "error_file_id")):
+        kept = (await town.call(who, "POST", "/v1/files", upload, headers=FORM)).json()
+        body = {"input_file_id": kept["id"], "endpoint": "/v1/chat/completions"}
+        batch = (await town.call(who, "POST", "/v1/batches", body)).json()
+        done = await town.batch(who, batch["id"])
+        assert done["status"] == "completed"
+        found = await town.call(who, "GET", f"/v1/files/{done[file]}/content")
+        assert ("ACME-SECRET" in found.body.decode()) is (who == "acme")
+        assert ("model_not_found" in found.body.decode()) is (who == "birch")
+
+
+async def batches(town: Town) -> None:
+    """Lists hold the tenant's own batches, also where another's is the place to go on."""
+    batch_id = await batch_of_acme(town)
+    for who, ids in (("acme", [batch_id]), ("birch", []), ("operator", [])):
+        listed = (await town.call(who, "GET", "/v1/batches")).json()["data"]
+        assert [it["id"] for it in listed] == ids
+    names = (batch_id, f"batch_{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/batches?after={name}", names=names)
+    assert answer.status == 404
+    lines = await town.call("birch", "GET", f"/api/runs?batch={batch_id}")
+    assert lines.json()["runs"] == []
+
+
+async def shown_batch(town: Town) -> None:
+    """A batch is not shown to others."""
+    names = (await batch_of_acme(town), f"batch_{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/batches/{name}", names=names)
+    assert answer.status == 404
+
+
+async def cancelled_batch(town: Town) -> None:
+    """Nor cancelled by them."""
+    names = (await batch_of_acme(town), f"batch_{ABSENT}")
+    answer = await town.same("birch", "POST", "/v1/batches/{name}/cancel", names=names)
+    assert answer.status == 404
+    own = (await town.call("acme", "GET", f"/v1/batches/{names[0]}")).json()
+    assert own["status"] == "validating"
+
+
 async def keys(town: Town) -> None:
     """Lists hold the tenant's own keys."""
     listed = (await town.call("birch", "GET", "/api/keys")).json()["keys"]
@@ -357,6 +415,10 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/files/{id}"): shown_file,
     ("GET", "/v1/files/{id}/content"): file_content,
     ("DELETE", "/v1/files/{id}"): file_gone,
+    ("POST", "/v1/batches"): new_batch,
+    ("GET", "/v1/batches"): batches,
+    ("GET", "/v1/batches/{id}"): shown_batch,
+    ("POST", "/v1/batches/{id}/cancel"): cancelled_batch,
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,
     ("GET", "/api/sessions/{id}"): session,

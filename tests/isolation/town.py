@@ -28,6 +28,7 @@ from murmurate.core.types import (
     Usage,
 )
 from murmurate.gateway.keys import KeyRecord, digest, entry_of
+from murmurate.jobs.batches.state import QUEUE as BATCHES
 from murmurate.knowledge.ports import (
     Document,
     Extracted,
@@ -245,6 +246,20 @@ class Town:
         await self.service.runner.work()
         while self.service.runner.working:
             await asyncio.sleep(0)
+
+    async def batch(self, who: str, batch_id: str) -> Any:
+        """Let the server work on a batch to its end; return what it has come to."""
+        steps = next(it for it in self.service.errands if it.queue == BATCHES)
+        for _ in range(100):
+            await steps.look()
+            while steps._tasks:
+                await asyncio.sleep(0)
+            await self.work()
+            self.clock.time_s += 1
+            batch = (await self.call(who, "GET", f"/v1/batches/{batch_id}")).json()
+            if batch["status"] in {"completed", "failed"}:
+                return batch
+        raise AssertionError(batch_id)
 
     async def same(
         self,

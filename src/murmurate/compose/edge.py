@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from murmurate.compose.batches import BatchWork
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
@@ -9,6 +10,7 @@ from murmurate.config import Config, listen_address
 from murmurate.files.service import Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
@@ -31,16 +33,32 @@ class Inside:
     replays: Replays
     schedules: Schedules
     files: Files
+    work: BatchWork
     metrics: Metrics
 
 
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
     """Return the application that clients talk to."""
     limits = limits_of(config)
+    return Gateway(
+        handlers_of(config, outside, opened, inside),
+        keys=opened.keys,
+        limits=limits,
+        hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
+        clock=outside.clock,
+        ids=outside.ids,
+        tracer=outside.tracer,
+        meter=inside.metrics,
+        log=outside.events,
+    )
+
+
+def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Handlers:
+    """Return who answers behind each route."""
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     requests = Requests(platform=inside.platform, ids=outside.ids)
-    handlers = Handlers(
+    return Handlers(
         completions=Completions(
             inside.runs,
             requests=requests,
@@ -55,7 +73,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         administration=Administration(
             opened.keys,
             opened.registry,
-            rate=limits.rate,
+            rate=limits_of(config).rate,
             clock=outside.clock,
             ids=outside.ids,
             on_secret=opened.on_secret,
@@ -72,17 +90,9 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             file_bytes_max=config.files.file_bytes_max,
             upload_s=config.files.upload_s,
         ),
-    )
-    return Gateway(
-        handlers,
-        keys=opened.keys,
-        limits=limits,
-        hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
-        clock=outside.clock,
-        ids=outside.ids,
-        tracer=outside.tracer,
-        meter=inside.metrics,
-        log=outside.events,
+        batches=BatchRoutes(
+            inside.work.batches, inside.work.endpoints, body_bytes_max=body_bytes_max
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from murmurate.compose.batches import batches_of, files_of
 from murmurate.compose.edge import Inside, gateway
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
@@ -12,9 +13,10 @@ from murmurate.compose.platform import Platform
 from murmurate.config import Config, KnowledgeConfig, documents_path, webhook_keys
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
-from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
+from murmurate.jobs.batches.coordinator import Coordinator
+from murmurate.jobs.batches.state import QUEUE as BATCHES
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
 from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
@@ -29,6 +31,10 @@ from murmurate.knowledge.rules import Rules
 from murmurate.knowledge.service import Collections, Source
 from murmurate.observe.metrics import Metrics
 from murmurate.sync.service import Sessions
+
+STEPS_POLL_S = 0.1
+STEPS_AT_A_TIME = 4
+"""A step may hold some pieces of a file in memory."""
 
 
 @dataclass(slots=True)
@@ -53,16 +59,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
     sessions = chain(config, outside, collections, metrics, journals=journals)
-    runner = Runner(
-        sessions,
-        journals,
-        name=outside.runner,
-        log=outside.log,
-        clock=outside.clock,
-        tracer=outside.tracer,
-        events=outside.events,
-        at_a_time=config.runs.at_a_time,
-    )
+    runner = runner_of(config, outside, sessions, journals)
     hooks = hooks_of(config, outside)
     runs = Runs(
         sessions,
@@ -75,15 +72,18 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         hooks=hooks,
     )
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
-    errands = errands_of(outside, runner, hooks=hooks, schedules=schedules)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    files = files_of(config, outside)
+    work = batches_of(config, outside, platform, files)
+    errands = errands_of(
+        outside, runner, hooks=hooks, schedules=schedules, coordinator=work.coordinator
+    )
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    files = files_of(config, outside)
-    inside = Inside(platform, runs, replays, schedules, files, metrics)
+    inside = Inside(platform, runs, replays, schedules, files, work, metrics)
     app = gateway(config, outside, opened, inside)
     return Service(
         app,
@@ -92,10 +92,28 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         runner,
         errands,
         schedules,
-        retention_of(config, outside, tenants=opened.tenants, sweeps=[files.sweep]),
+        retention_of(
+            config, outside, tenants=opened.tenants, sweeps=[files.sweep, work.batches.sweep]
+        ),
         metrics,
         outside,
         opened,
+    )
+
+
+def runner_of(
+    config: Config, outside: Outside, sessions: Sessions, journals: OpenJournals
+) -> Runner:
+    """Return who works on runs."""
+    return Runner(
+        sessions,
+        journals,
+        name=outside.runner,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        events=outside.events,
+        at_a_time=config.runs.at_a_time,
     )
 
 
@@ -126,18 +144,6 @@ def retention_of(
         tenants=lambda: {OPERATOR_TENANT, *tenants()},
         sweeps=sweeps,
     )
-
-
-def files_of(config: Config, outside: Outside) -> Files:
-    """Return the files of all tenants."""
-    limits = FileLimits(
-        file_bytes_max=config.files.file_bytes_max,
-        tenant_bytes_max=config.files.tenant_bytes_max,
-        files_max=config.files.files_max,
-        upload_s=config.files.upload_s,
-        kept_s=config.files.kept_days * 86_400,
-    )
-    return Files(limits, log=outside.log, clock=outside.clock, ids=outside.ids)
 
 
 def hooks_of(config: Config, outside: Outside) -> Hooks:
@@ -175,7 +181,12 @@ def schedules_of(
 
 
 def errands_of(
-    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules
+    outside: Outside,
+    runner: Runner,
+    *,
+    hooks: Hooks,
+    schedules: Schedules,
+    coordinator: Coordinator,
 ) -> list[Errands]:
     """Return who does the small work of each queue."""
     deadlines = Deadlines(outside.log, outside.clock)
@@ -185,7 +196,17 @@ def errands_of(
         SCHEDULES: schedules.fire,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
-    return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
+    small = [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
+    # Steps of batches follow one another, and lines wait for the next one.
+    steps = Errands(
+        runner,
+        coordinator.go_on,
+        queue=BATCHES,
+        poll_s=STEPS_POLL_S,
+        at_a_time=STEPS_AT_A_TIME,
+        **shared,
+    )
+    return [*small, steps]
 
 
 def source_of(knowledge: KnowledgeConfig) -> Source:

@@ -34,6 +34,7 @@ from murmurate.config.references import (
     webhook_keys,
 )
 from murmurate.config.sections import (
+    BatchesConfig,
     CacheConfig,
     FilesConfig,
     HttpConfig,
@@ -64,6 +65,7 @@ __all__ = [
     "TOOLS",
     "AgentConfig",
     "AnswerStyle",
+    "BatchesConfig",
     "CacheConfig",
     "Config",
     "EmbeddingsConfig",

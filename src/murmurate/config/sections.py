@@ -133,6 +133,17 @@ class FilesConfig(Section, frozen=True):
     """How long a file is kept that does not say when it expires."""
 
 
+class BatchesConfig(Section, frozen=True):
+    """Batches: files of requests that are answered in the background."""
+
+    active_max: Count = 100
+    """How many batches of one tenant may be under way; more get status 429."""
+    lines_max: Annotated[int, Meta(ge=1, le=50_000)] = 50_000
+    """How many requests one batch may have; one with more fails before it begins."""
+    window: Annotated[int, Meta(ge=1, le=10_000)] = 512
+    """How many lines of one batch are under way at a time, over all servers."""
+
+
 class CacheConfig(Section, frozen=True):
     """The exact cache of answers."""
 

@@ -7,6 +7,7 @@ import msgspec
 from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, ScheduleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
+    BatchesConfig,
     CacheConfig,
     FilesConfig,
     HttpConfig,
@@ -61,6 +62,7 @@ class Config(Section, frozen=True):
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
     files: FilesConfig = FilesConfig()
+    batches: BatchesConfig = BatchesConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -78,6 +80,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "router": RouterConfig,
     "runs": RunsConfig,
     "files": FilesConfig,
+    "batches": BatchesConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,

@@ -96,18 +96,15 @@ class Files:
             self._uploads -= 1
 
     def writing(self, tenant: str, *, fence: Claim | None = None) -> Writing:
-        """Begin a content of our own, such as what a batch comes to; see `added`."""
-        return Writing(self._log, tenant, new_id(self._ids), fence=fence)
-
-    def added(
-        self, writing: Writing, filename: str, purpose: str, *, expires_s: float | None = None
-    ) -> tuple[FileInfo, Entry]:
-        """Return the file, and the entry that makes it one, to be appended with whatever else.
-
-        It counts among what the tenant has, but is never refused: the work is done already.
-        """
-        info = self.info_of(writing, filename, purpose, expires_s=expires_s)
-        return info, added(writing.place[0], info)
+        """Begin a content of our own, such as what a batch comes to; see `Writing.added`."""
+        return Writing(
+            self._log,
+            tenant,
+            new_id(self._ids),
+            clock=self._clock,
+            kept_s=self.limits.kept_s,
+            fence=fence,
+        )
 
     async def listing(
         self, tenant: str, *, purpose: str | None = None, newest_first: bool = True
@@ -185,16 +182,6 @@ class Files:
         return len(gone) + len(left)
 
     # What an upload needs
-
-    def info_of(
-        self, writing: Writing, filename: str, purpose: str, *, expires_s: float | None
-    ) -> FileInfo:
-        """Return the file that a content has become."""
-        now_ms = self._clock.unix_ms()
-        kept_s = self.limits.kept_s if expires_s is None else expires_s
-        return writing.info(
-            filename, purpose, created_ms=now_ms, expires_ms=now_ms + int(kept_s * 1000)
-        )
 
     def check_room(self, tenant: str, alive: Sequence[FileInfo], *, more_bytes: int) -> None:
         """Refuse what the tenant has no room for: `FilesFullError`."""
@@ -289,7 +276,7 @@ class Upload:
         if not self._writing.size_bytes:
             raise BadRequestError("file: it is empty", param="file")
         await self._writing.close()
-        info = self._files.info_of(self._writing, filename, purpose, expires_s=expires_s)
+        info = self._writing.info(filename, purpose, expires_s=expires_s)
         await self._files.keep(self._writing, info)
         self._is_kept = True
         return info

@@ -2,15 +2,30 @@
 
 import hashlib
 
+from murmurate.core.clock import Clock
 from murmurate.core.ports import Claim, Entry, Log
-from murmurate.files.entries import PIECE_BYTES, FileInfo, Kind, id_of, stream_of
+from murmurate.files.entries import PIECE_BYTES, FileInfo, Kind, added, id_of, stream_of
 
 
 class Writing:
     """A content on its way into the log. Nobody sees it before an entry says that it is a file."""
 
-    def __init__(self, log: Log, tenant: str, file_id: str, *, fence: Claim | None = None) -> None:
-        """Under a `fence`, whoever lost that work can write no more."""
+    def __init__(
+        self,
+        log: Log,
+        tenant: str,
+        file_id: str,
+        *,
+        clock: Clock,
+        kept_s: float,
+        fence: Claim | None = None,
+    ) -> None:
+        """It is kept for `kept_s`, unless it says how long.
+
+        Under a `fence`, whoever lost that work can write no more.
+        """
+        self._clock = clock
+        self._kept_s = kept_s
         self._log = log
         self._tenant = tenant
         self._stream = stream_of(file_id)
@@ -47,19 +62,29 @@ class Writing:
             self._held.clear()
             await self._append(piece)
 
-    def info(
-        self, filename: str, purpose: str, *, created_ms: int, expires_ms: int | None
-    ) -> FileInfo:
+    def info(self, filename: str, purpose: str, *, expires_s: float | None) -> FileInfo:
         """Return the file that it has become."""
+        now_ms = self._clock.unix_ms()
+        kept_s = self._kept_s if expires_s is None else expires_s
         return FileInfo(
             id_of(self._stream),
             filename,
             purpose,
             self.size_bytes,
             self._sha256.hexdigest(),
-            created_ms,
-            expires_ms,
+            now_ms,
+            now_ms + int(kept_s * 1000),
         )
+
+    def added(
+        self, filename: str, purpose: str, *, expires_s: float | None
+    ) -> tuple[FileInfo, Entry]:
+        """Return the file, and the entry that makes it one, to be appended with whatever else.
+
+        It counts among what the tenant has, but is never refused: the work is done already.
+        """
+        info = self.info(filename, purpose, expires_s=expires_s)
+        return info, added(self._tenant, info)
 
     async def abandon(self) -> None:
         """Delete what was written."""

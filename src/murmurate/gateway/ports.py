@@ -1,6 +1,6 @@
 """What the gateway needs of the rest, besides the `Model` below it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -113,8 +113,8 @@ class Runs(Protocol):
         """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL."""
         ...
 
-    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
-        """Return the newest runs, the newest first."""
+    async def listing(self, tenant: str, *, limit: int, batch: str | None) -> Sequence[Any]:
+        """Return the newest runs, the newest first; or the lines of a batch."""
         ...
 
     async def show(self, tenant: str, run_id: str) -> object:
@@ -132,6 +132,16 @@ class Runs(Protocol):
     async def resume(self, tenant: str, run_id: str) -> None:
         """Go on with one that failed or was cancelled. `RunOverError`: it did not."""
         ...
+
+
+class BatchTerms(Frozen, frozen=True, kw_only=True):
+    """How long a batch may take, and what else its client says of it."""
+
+    window: str
+    """As the client wrote it."""
+    window_ms: int
+    metadata: Mapping[str, str] | None = None
+    output_expires_s: float | None = None
 
 
 class FileInfo(Protocol):
@@ -203,6 +213,46 @@ class Files(Protocol):
 
     async def remove(self, tenant: str, file_id: str) -> None:
         """Delete it."""
+        ...
+
+
+class LineEndpoint(Protocol):
+    """What the lines of a batch may ask for."""
+
+    @property
+    def scope(self) -> str:
+        """What a key needs to ask for it."""
+        ...
+
+
+class BatchView(Protocol):
+    """A batch as OpenAI shows it; a value that can be encoded."""
+
+    @property
+    def id(self) -> str:
+        """Its id, `batch_…`."""
+        ...
+
+
+class Batches(Protocol):
+    """Files of requests that are answered in the background; another tenant's are not there."""
+
+    async def create(
+        self, caller: Caller, *, endpoint: str, input_file_id: str, terms: BatchTerms
+    ) -> BatchView:
+        """Begin one. `BadRequestError`: not with this file. `BatchesFullError`: too many are."""
+        ...
+
+    async def show(self, tenant: str, batch_id: str) -> object:
+        """Return where it stands."""
+        ...
+
+    async def listing(self, tenant: str, *, after: str | None, limit: int) -> object:
+        """Return a page of the tenant's, the newest first."""
+        ...
+
+    async def cancel(self, tenant: str, batch_id: str) -> object:
+        """Let it end. `BatchOverError`: it has."""
         ...
 
 

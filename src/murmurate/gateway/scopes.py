@@ -24,6 +24,8 @@ class Scope(StrEnum):
     """Begin runs in the background; see, cancel and resume all runs of its tenant."""
     FILES = "files"
     """Upload files; see, read and delete all files of its tenant."""
+    BATCHES = "batches"
+    """Begin batches; see and cancel all batches of its tenant."""
     TRACES = "traces"
     KNOWLEDGE = "knowledge"
     INGEST = "ingest"

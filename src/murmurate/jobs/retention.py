@@ -7,6 +7,7 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import FencedError, LogConflictError, LogCorruptError, MurmurateError
 from murmurate.core.ids import first_of
 from murmurate.core.ports import Done, EventLog, Log
+from murmurate.jobs.batch_lines import LINE_RUN
 from murmurate.jobs.entries import Kind, id_of, stream_of
 from murmurate.jobs.notices import notice_stream
 
@@ -54,10 +55,9 @@ class Retention:
 
     async def look(self) -> int:
         """Forget what is old enough; return how many runs that were."""
-        end = stream_of(first_of("run", self._clock.unix_ms() - self._kept_ms))
         forgotten = 0
         for tenant in sorted(self._tenants()):
-            for name, head in await self._older(tenant, end):
+            for name, head in await self._older(tenant):
                 try:
                     forgotten += await self._forget(tenant, name, head)
                 except (LogConflictError, FencedError):
@@ -94,14 +94,19 @@ class Retention:
             await self._log.append([], work=[Done(tenant, stream)])
             await self._log.forget(tenant, stream)
 
-    async def _older(self, tenant: str, end: str) -> list[tuple[str, int]]:
-        """Return the tenant's runs that began before that, with their last seqs."""
+    async def _older(self, tenant: str) -> list[tuple[str, int]]:
+        """Return the tenant's runs that are old enough, with their last seqs.
+
+        Those of batches are as old as their batch.
+        """
         found: list[tuple[str, int]] = []
-        async with aclosing(self._log.streams(tenant, stream_of(""))) as streams:
-            async for info in streams:
-                if info.stream >= end:
-                    break
-                found.append((info.stream, info.head))
+        for prefix in ("run", LINE_RUN):
+            end = stream_of(first_of(prefix, self._clock.unix_ms() - self._kept_ms))
+            async with aclosing(self._log.streams(tenant, stream_of(f"{prefix}_"))) as streams:
+                async for info in streams:
+                    if info.stream >= end:
+                        break
+                    found.append((info.stream, info.head))
         return found
 
     async def _has_ended(self, tenant: str, name: str, head: int) -> bool:
