@@ -4,7 +4,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -287,6 +290,33 @@ def test_an_upload_that_breaks_off_leaves_nothing(service: Running) -> None:
 
     until(is_noted)
     assert len(list(service.client().files.list())) == before
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_batch(service: Running, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps(line(f"c{n}", "hm", model="slow")) + "\n" for n in "123"))
+    command = [sys.executable, "-m", "murmurate", "batches", "run", str(file)]
+    waiting = subprocess.Popen(
+        [*command, "--url", service.url, "--key", service.key, "--state", "none"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    client = service.client()
+
+    def is_begun() -> bool:
+        newest = client.batches.list(limit=1).data
+        return bool(newest) and newest[0].status == "in_progress"
+
+    until(is_begun)
+    waiting.send_signal(signal.SIGINT)
+    _, said = waiting.communicate(timeout=30)
+    [batch] = client.batches.list(limit=1).data
+    assert waiting.returncode == 130
+    assert f"{batch.id} goes on: murmurate batches show {batch.id}" in said
+    assert client.batches.retrieve(batch.id).status == "in_progress"
+    client.batches.cancel(batch.id)
+    assert done(client, batch).status == "cancelled"
 
 
 def test_a_killed_server_costs_no_line_and_doubles_none(service: Running) -> None:
