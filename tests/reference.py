@@ -43,6 +43,7 @@ from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.service import Handlers, open_routes, scoped_routes
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -103,6 +104,7 @@ def routes(_: str) -> str:
             Timetable,
             FileRoutes,
             BatchRoutes,
+            Usages,
         ),
     )
     merged: dict[Any, list[str]] = {}

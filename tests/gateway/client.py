@@ -27,11 +27,13 @@ from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from murmurate.jobs.batches.service import Batches
 from tests.fakes import (
     DONE,
     FakeClock,
     FakeEmbedder,
+    FakeLedger,
     FakePlatform,
     FakeRuns,
     FakeSchedules,
@@ -127,6 +129,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -147,7 +150,7 @@ class House:
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
         self.files = Files(FILE_LIMITS, log=self.kept, clock=self.clock, ids=ids)
-        requests = Requests(platform=self.platform, ids=ids)
+        requests = Requests(platform=self.platform, ledger=self.ledger, ids=ids)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -158,7 +161,9 @@ class House:
                 meter=self.meter,
                 log=self.log,
             ),
-            embeddings=Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
+            embeddings=Embeddings(
+                self.embedders, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
+            ),
             management=Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
             administration=Administration(
                 self.keys,
@@ -191,10 +196,11 @@ class House:
                 ),
                 {
                     "/v1/chat/completions": ChatLines(requests),
-                    "/v1/embeddings": EmbeddingLines(self.embedders),
+                    "/v1/embeddings": EmbeddingLines(self.embedders, ledger=self.ledger),
                 },
                 body_bytes_max=BODY_BYTES_MAX,
             ),
+            usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(
             handlers,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from murmurate.accounts.service import Book
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config
@@ -39,13 +40,15 @@ def files_of(config: Config, outside: Outside) -> Files:
     return Files(limits, log=outside.log, clock=outside.clock, ids=outside.ids)
 
 
-def batches_of(config: Config, outside: Outside, platform: Platform, files: Files) -> BatchWork:
+def batches_of(
+    config: Config, outside: Outside, platform: Platform, *, files: Files, book: Book
+) -> BatchWork:
     """Return the batches of all tenants."""
-    requests = Requests(platform=platform, ids=outside.ids)
+    requests = Requests(platform=platform, ledger=book, ids=outside.ids)
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     # A further endpoint is a further row: `asking` where its lines become runs.
     asking = {"/v1/chat/completions": ChatLines(requests)}
-    computing = {"/v1/embeddings": EmbeddingLines(embedders)}
+    computing = {"/v1/embeddings": EmbeddingLines(embedders, ledger=book)}
     coordinator = Coordinator(
         asking,
         computing,

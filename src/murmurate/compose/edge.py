@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from murmurate.accounts.service import Book
 from murmurate.compose.batches import BatchWork
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
@@ -18,6 +19,7 @@ from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
@@ -34,6 +36,7 @@ class Inside:
     schedules: Schedules
     files: Files
     work: BatchWork
+    book: Book
     metrics: Metrics
 
 
@@ -57,7 +60,7 @@ def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: In
     """Return who answers behind each route."""
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=inside.platform, ids=outside.ids)
+    requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
     return Handlers(
         completions=Completions(
             inside.runs,
@@ -68,7 +71,7 @@ def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: In
             meter=inside.metrics,
             log=outside.events,
         ),
-        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
+        embeddings=Embeddings(embedders, ledger=inside.book, body_bytes_max=body_bytes_max),
         management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
         administration=Administration(
             opened.keys,
@@ -93,6 +96,7 @@ def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: In
         batches=BatchRoutes(
             inside.work.batches, inside.work.endpoints, body_bytes_max=body_bytes_max
         ),
+        usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from murmurate.accounts.prices import Price
+from murmurate.accounts.service import Book
 from murmurate.compose.batches import batches_of, files_of
 from murmurate.compose.edge import Inside, gateway
 from murmurate.compose.keys import OpenedKeys
@@ -48,6 +50,7 @@ class Service:
     errands: Sequence[Errands]
     schedules: Schedules
     retention: Retention
+    book: Book
     metrics: Metrics
     outside: Outside
     opened: OpenedKeys
@@ -58,7 +61,8 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     metrics = Metrics()
     collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
-    sessions = chain(config, outside, collections, metrics, journals=journals)
+    book = book_of(config, outside, tenants=opened.tenants)
+    sessions = chain(config, outside, collections, metrics, book=book, journals=journals)
     runner = runner_of(config, outside, sessions, journals)
     hooks = hooks_of(config, outside)
     runs = Runs(
@@ -74,19 +78,17 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     files = files_of(config, outside)
-    work = batches_of(config, outside, platform, files)
+    work = batches_of(config, outside, platform, files=files, book=book)
     errands = errands_of(
         outside, runner, hooks=hooks, schedules=schedules, coordinator=work.coordinator
     )
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
-    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
-    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    inside = Inside(platform, runs, replays, schedules, files, work, metrics)
-    app = gateway(config, outside, opened, inside)
+    watch(metrics, runner, book, platform)
+    inside = Inside(platform, runs, replays, schedules, files, work, book, metrics)
     return Service(
-        app,
+        gateway(config, outside, opened, inside),
         platform,
         collections,
         runner,
@@ -95,6 +97,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         retention_of(
             config, outside, tenants=opened.tenants, sweeps=[files.sweep, work.batches.sweep]
         ),
+        book,
         metrics,
         outside,
         opened,
@@ -117,6 +120,13 @@ def runner_of(
     )
 
 
+def watch(metrics: Metrics, runner: Runner, book: Book, platform: Platform) -> None:
+    """Show what can be seen from outside of the parts that only count."""
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
+    metrics.watch("murmurate_usage_lost", "Notes of usage without room.", lambda: book.lost)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+
+
 def collections_of(config: Config, outside: Outside) -> Collections:
     """Return all documents, by collection."""
     return Collections(
@@ -125,6 +135,24 @@ def collections_of(config: Config, outside: Outside) -> Collections:
         clock=outside.clock,
         tracer=outside.tracer,
         sources={name: source_of(k) for name, k in config.knowledge.items()},
+    )
+
+
+def book_of(config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]) -> Book:
+    """Return who notes what is used, and what it costs."""
+    prices = {
+        name: Price.of_a_million(model.input_price, model.output_price, model.cached_input_price)
+        for name, model in config.models.items()
+    }
+    embeddings = config.embeddings
+    prices[embeddings.name] = Price.of_a_million(embeddings.input_price, 0)
+    return Book(
+        prices,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_days=config.accounts.kept_days,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
     )
 
 

@@ -34,6 +34,7 @@ from murmurate.config.references import (
     webhook_keys,
 )
 from murmurate.config.sections import (
+    AccountsConfig,
     BatchesConfig,
     CacheConfig,
     FilesConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "TENANT_FIRST",
     "TENANT_NAME",
     "TOOLS",
+    "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
     "BatchesConfig",

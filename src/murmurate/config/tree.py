@@ -7,6 +7,7 @@ import msgspec
 from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, ScheduleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
+    AccountsConfig,
     BatchesConfig,
     CacheConfig,
     FilesConfig,
@@ -61,6 +62,7 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
+    accounts: AccountsConfig = AccountsConfig()
     files: FilesConfig = FilesConfig()
     batches: BatchesConfig = BatchesConfig()
     cache: CacheConfig = CacheConfig()
@@ -79,6 +81,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
+    "accounts": AccountsConfig,
     "files": FilesConfig,
     "batches": BatchesConfig,
     "cache": CacheConfig,

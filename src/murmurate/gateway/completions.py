@@ -11,7 +11,7 @@ from murmurate.core.types import Caller, Delta, Finished, Request, Usage
 from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
-from murmurate.gateway.ports import Meter
+from murmurate.gateway.ports import Ledger, Meter
 from murmurate.gateway.requests import Requests, name_session
 from murmurate.gateway.validate import decode
 
@@ -107,8 +107,11 @@ class Completions:
 class Embeddings:
     """`POST /v1/embeddings`."""
 
-    def __init__(self, embedders: Mapping[str, Embedder], *, body_bytes_max: int) -> None:
+    def __init__(
+        self, embedders: Mapping[str, Embedder], *, ledger: Ledger, body_bytes_max: int
+    ) -> None:
         self._embedders = embedders
+        self._ledger = ledger
         self._body_bytes_max = body_bytes_max
 
     async def embeddings(self, exchange: Exchange, caller: Caller, span: Span) -> None:
@@ -116,14 +119,16 @@ class Embeddings:
 
         The embedder is `minilm` (384 numbers, English), or the model of `[embeddings]`.
         """
-        del caller
         body = decode(await exchange.body(self._body_bytes_max), EmbeddingsBody)
         texts = texts_of(body)
         embedder = embedder_of(self._embedders, body.model)
         span.note(model=body.model, texts=len(texts))
+        place = (caller.tenant, caller.key_id, body.model)
+        self._ledger.asked(*place)
 
         async def embed() -> None:
             made = await embedder.embed(texts)
+            self._ledger.used(*place, Usage(made.tokens, 0))
             await exchange.answer(200, encode(body, made.vectors, made.tokens))
 
         await exchange.while_connected(embed())

@@ -80,6 +80,7 @@ class Exchange:
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self._query: bytes = scope.get("query_string", b"")
         self.client: str = (scope.get("client") or ("", 0))[0]
         self.status = 0
         self.streams: tuple[bytes, bytes] | None = None
@@ -89,7 +90,6 @@ class Exchange:
         self.headers: Headers = []
         """Sent with every response of this exchange."""
         self._in: dict[bytes, bytes] = dict(scope["headers"])
-        self._query: bytes = scope.get("query_string", b"")
         self._receive = receive
         self._send_unbounded = send
         self._body_s = body_s
@@ -99,13 +99,13 @@ class Exchange:
         self._room_taken = 0
         self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
 
-    def query(self) -> dict[str, str]:
-        """Return what stands behind the `?` of the URL; of a name that comes twice the last."""
-        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
-
     def header(self, name: bytes) -> bytes | None:
         """Return a request header (`name` in lower case)."""
         return self._in.get(name)
+
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the URL; of one that is given twice, the last."""
+        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body.

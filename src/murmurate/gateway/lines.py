@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 from murmurate.core.errors import BadRequestError, MurmurateError
 from murmurate.core.ports import Embedder
-from murmurate.core.types import Caller, Delta, Request, TraceRef
+from murmurate.core.types import Caller, Delta, Request, TraceRef, Usage
 from murmurate.gateway.chat import ChatBody, Encoder
 from murmurate.gateway.completions import embedder_of
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
+from murmurate.gateway.ports import Ledger
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import Scope
 from murmurate.gateway.validate import decode
@@ -47,10 +48,13 @@ class EmbeddingLines:
 
     scope = Scope.EMBEDDINGS.value
 
-    def __init__(self, embedders: Mapping[str, Embedder]) -> None:
+    def __init__(self, embedders: Mapping[str, Embedder], *, ledger: Ledger) -> None:
         self._embedders = embedders
+        self._ledger = ledger
 
-    async def computed(self, bodies: Sequence[bytes]) -> Sequence[bytes | MurmurateError]:
+    async def computed(
+        self, caller: Caller, bodies: Sequence[bytes]
+    ) -> Sequence[bytes | MurmurateError]:
         """Return the body of each response, or why there is none; in order."""
         room = asyncio.Semaphore(SIDE_BY_SIDE)
 
@@ -59,7 +63,10 @@ class EmbeddingLines:
                 try:
                     asked = decode(body, EmbeddingsBody)
                     embedder = embedder_of(self._embedders, asked.model)
+                    place = (caller.tenant, caller.key_id, asked.model)
+                    self._ledger.asked(*place)
                     made = await embedder.embed(texts_of(asked))
+                    self._ledger.used(*place, Usage(made.tokens, 0))
                     return encode(asked, made.vectors, made.tokens)
                 except MurmurateError as error:
                     return error

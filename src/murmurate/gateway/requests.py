@@ -6,24 +6,26 @@ from murmurate.core.ports import Span
 from murmurate.core.types import Caller, Lane, Request, SessionRef, TraceRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
-from murmurate.gateway.ports import Platform
+from murmurate.gateway.ports import Ledger, Platform
 
 
 class Requests:
     """Makes requests for the models that the caller's tenant may use."""
 
-    def __init__(self, *, platform: Platform, ids: Ids) -> None:
+    def __init__(self, *, platform: Platform, ledger: Ledger, ids: Ids) -> None:
         self._platform = platform
+        self._ledger = ledger
         self._ids = ids
 
     def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
         """Return the request. `ModelUnknownError`, `BadRequestError`: it can't be one."""
         self._check_model(caller, body)
         session = self._session_ref(exchange.header(b"x-murmurate-session"))
-        return Request(
+        request = Request(
             id=self._ids.new("req"),
             tenant=caller.tenant,
             model=body.model,
+            key=caller.key_id,
             messages=messages_of(body, continues=session is not None and not session.new),
             tools=tools_of(body),
             sampling=sampling_of(body),
@@ -32,14 +34,17 @@ class Requests:
             session=session,
             trace=span.ref,
         )
+        self._ledger.asked(caller.tenant, caller.key_id, body.model)
+        return request
 
     def alone(self, caller: Caller, body: ChatBody, *, id_: str, trace: TraceRef) -> Request:
         """Return the request of a body that came without headers, such as a line of a batch."""
         self._check_model(caller, body)
-        return Request(
+        request = Request(
             id=id_,
             tenant=caller.tenant,
             model=body.model,
+            key=caller.key_id,
             messages=messages_of(body),
             tools=tools_of(body),
             sampling=sampling_of(body),
@@ -47,6 +52,8 @@ class Requests:
             scopes=caller.scopes,
             trace=trace,
         )
+        self._ledger.asked(caller.tenant, caller.key_id, body.model)
+        return request
 
     def _check_model(self, caller: Caller, body: ChatBody) -> None:
         if body.model not in self._platform.chat_models(caller.tenant):

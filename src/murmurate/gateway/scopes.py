@@ -27,6 +27,8 @@ class Scope(StrEnum):
     BATCHES = "batches"
     """Begin batches; see and cancel all batches of its tenant."""
     TRACES = "traces"
+    USAGE = "usage"
+    """See what its tenant has used, and what it cost."""
     KNOWLEDGE = "knowledge"
     INGEST = "ingest"
     ADMIN = "admin"

@@ -79,7 +79,9 @@ class Numbers:
         self.groups: list[int] = []
         self.error: MurmurateError | None = None
 
-    async def computed(self, bodies: Sequence[bytes]) -> Sequence[bytes | MurmurateError]:
+    async def computed(
+        self, caller: Caller, bodies: Sequence[bytes]
+    ) -> Sequence[bytes | MurmurateError]:
         self.groups.append(len(bodies))
         if self.error is not None:
             error, self.error = self.error, None

@@ -172,11 +172,11 @@ class Coordinator:
         if endpoint is None or not lines:
             await self._break_off(held, batch)
             return
+        caller = _caller(held.tenant, batch)
         entries: list[Entry] = []
         offers: list[Work] = []
         for line, asked in lines:
             run_id = run_of(batch.id, line.number)
-            caller = Caller(batch.key_id, held.tenant, batch.scopes, Lane.BATCH)
             trace = TraceRef(self._ids.trace_id(), tenant=held.tenant)
             try:
                 request = endpoint.request(caller, bytes(asked.body), run_id=run_id, trace=trace)
@@ -199,7 +199,8 @@ class Coordinator:
             await self._break_off(held, batch)
             return
         endpoint = self._computing[batch.endpoint]
-        found = await endpoint.computed([bytes(asked.body) for _, asked in lines])
+        bodies = [bytes(asked.body) for _, asked in lines]
+        found = await endpoint.computed(_caller(held.tenant, batch), bodies)
         entries: list[Entry] = []
         for (line, asked), result in zip(lines, found, strict=True):
             if isinstance(result, MurmurateError) and may_help(result):
@@ -331,6 +332,11 @@ class Coordinator:
                     if line.end - paused >= PAUSE_BYTES:
                         paused = line.end
                         await self._clock.sleep(0)
+
+
+def _caller(tenant: str, batch: Batch) -> Caller:
+    """Return in whose name the lines ask."""
+    return Caller(batch.key_id, tenant, batch.scopes, Lane.BATCH)
 
 
 def _after(batch: Batch, lines: Sequence[tuple[Line, Asked]]) -> Batch:

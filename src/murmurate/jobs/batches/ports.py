@@ -23,7 +23,9 @@ class Asking(Protocol):
 class Computing(Protocol):
     """An endpoint whose lines have no effects: they are computed in groups, again after a crash."""
 
-    async def computed(self, bodies: Sequence[bytes]) -> Sequence[bytes | MurmurateError]:
+    async def computed(
+        self, caller: Caller, bodies: Sequence[bytes]
+    ) -> Sequence[bytes | MurmurateError]:
         """Return the body of each response, or why there is none; in order."""
         ...
 
