@@ -375,3 +375,23 @@ def test_a_content_of_ours_counts_but_is_never_refused_and_needs_its_fence() -> 
             await late.close()
 
     asyncio.run(story())
+
+
+def test_an_upload_that_was_kept_and_not_acknowledged_is_whole() -> None:
+    async def story() -> None:
+        stage = Stage()
+        append = stage.log.append
+
+        async def silent(entries: Sequence[Entry], **options: Any) -> list[int]:
+            seqs = await append(entries, **options)
+            if any(entry.stream == INDEX for entry in entries):
+                raise LogUnavailableError("it is not known whether it was written")
+            return seqs
+
+        stage.log.append = silent  # type: ignore[method-assign]
+        with pytest.raises(LogUnavailableError):
+            await stage.put(b"words")
+        [info] = await stage.files.listing("a")
+        assert await stage.get(info.id) == b"words"
+
+    asyncio.run(story())

@@ -16,6 +16,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ids import Ids
 from murmurate.core.ports import NEVER_MS, Entry, Offer
+from murmurate.jobs.batch_lines import run_of
 from murmurate.jobs.entries import DEAD, Kind, id_of, stream_of
 from murmurate.jobs.notices import HOOKS_DEAD
 from murmurate.jobs.retention import LOOK_S, Retention
@@ -189,5 +190,24 @@ def test_other_things_are_swept_with_the_runs_and_what_is_damaged_stops_nobody()
         assert seen[:4] == [("damaged", "a"), ("old", "a"), ("damaged", "b"), ("old", "b")]
         assert stage.events.named("log.swept")[0] == {"things": 4}
         assert len(stage.events.named("runs.log")) >= 2
+
+    asyncio.run(story())
+
+
+def test_the_runs_of_a_batch_are_as_old_as_their_batch() -> None:
+    async def story() -> None:
+        stage = Stage()
+        for day in (60, 80):
+            stage.clock.time_s = day * DAY_S
+            batch_id = stage.ids.new("batch")
+            stage.clock.time_s = 100.0 * DAY_S
+            for number, kind in ((1, Kind.FINISHED), (2, Kind.STEP)):
+                stream = stream_of(run_of(batch_id, number))
+                entries = [Entry("a", stream, it, b"{}") for it in (Kind.BEGUN, kind)]
+                await stage.log.append(entries)
+        assert await stage.retention.look() == 1
+        names = await stage.names()
+        assert len(names) == 3
+        assert stream_of(run_of(batch_id, 1)) in names
 
     asyncio.run(story())

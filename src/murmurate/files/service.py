@@ -12,6 +12,7 @@ from murmurate.core.errors import (
     FileTooLargeError,
     LogConflictError,
     LogCorruptError,
+    LogUnavailableError,
     MurmurateError,
     NotFoundError,
     OverloadedError,
@@ -247,7 +248,8 @@ class Upload:
         self._writing = writing
         self._tenant = tenant
         self._kept_bytes = kept_bytes
-        self._is_kept = False
+        self._may_be_kept = False
+        """Whether it is a file, or the log may have made it one without saying so."""
 
     async def write(self, chunk: bytes) -> None:
         """Take some more bytes.
@@ -277,13 +279,19 @@ class Upload:
             raise BadRequestError("file: it is empty", param="file")
         await self._writing.close()
         info = self._writing.info(filename, purpose, expires_s=expires_s)
-        await self._files.keep(self._writing, info)
-        self._is_kept = True
+        self._may_be_kept = True
+        try:
+            await self._files.keep(self._writing, info)
+        except LogUnavailableError:
+            raise
+        except MurmurateError:
+            self._may_be_kept = False
+            raise
         return info
 
     async def close(self) -> None:
         """Forget what was not kept; where the log can't now, the sweep does it later."""
         self._files.arrives(self._tenant, -self._writing.size_bytes)
-        if not self._is_kept:
+        if not self._may_be_kept:
             with suppress(MurmurateError):
                 await self._writing.abandon()

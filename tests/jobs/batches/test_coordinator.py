@@ -377,14 +377,17 @@ def test_an_embedder_that_is_away_is_waited_for() -> None:
     played(story)
 
 
-def test_a_log_that_is_full_while_the_results_are_written_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize(("fails", "left"), [("file/", 2), ("files", 4)])
+def test_a_log_that_is_full_while_the_results_are_written_leaves_nothing_for_long(
+    fails: str, left: int
+) -> None:
     async def story(server: Server, echo: Echo) -> None:
         log, failures = log_of(server), 2
         append = log.append
 
         async def full(entries: Any, **options: Any) -> Any:
             nonlocal failures
-            if failures and any(entry.stream == "files" for entry in entries):
+            if failures and any(entry.stream.startswith(fails) for entry in entries):
                 failures -= 1
                 raise LogUnavailableError("full")
             return await append(entries, **options)
@@ -394,7 +397,35 @@ def test_a_log_that_is_full_while_the_results_are_written_leaves_nothing_behind(
         done = await server.over(batch)
         assert (done.status, failures) == ("completed", 0)
         names = names_of(await all_of(log.streams("a", "file/")))
+        assert len(names) == left, "of an end that was not acknowledged nobody knows more"
+        await server.clock.sleep(2 * 3600)
+        await server.files.sweep("a")
+        names = names_of(await all_of(log.streams("a", "file/")))
         assert len(names) == 2, "the input and the output"
+        assert set(await server.file(done.output_file_id)) == {"c0"}
+
+    played(story)
+
+
+def test_an_end_that_was_written_and_not_acknowledged_keeps_its_results() -> None:
+    async def story(server: Server, echo: Echo) -> None:
+        log, lost = log_of(server), 1
+        append = log.append
+
+        async def silent(entries: Any, **options: Any) -> Any:
+            nonlocal lost
+            seqs = await append(entries, **options)
+            if lost and any(entry.stream == "files" for entry in entries):
+                lost -= 1
+                raise LogUnavailableError("it is not known whether it was written")
+            return seqs
+
+        batch = await server.begin(line(0))
+        log.append = silent  # type: ignore[method-assign]
+        done = await server.over(batch)
+        await server.clock.sleep(10)
+        assert (await server.batches.show("a", batch.id), lost) == (done, 0)
+        assert set(await server.file(done.output_file_id)) == {"c0"}
 
     played(story)
 
@@ -501,3 +532,36 @@ def test_a_line_that_meets_a_full_lane_is_tried_again() -> None:
         assert Kind.STUMBLED in {it.kind for it in run}
 
     played(story)
+
+
+def test_a_batch_whose_lines_all_ended_in_time_does_not_expire_while_it_is_written() -> None:
+    async def whole() -> None:
+        server = Server("one", new_log(), Echo())
+        await server.up()
+        batch = await server.begin(line(0), window_ms=60_000)
+        while (await server.batches.show("a", batch.id)).status != "finalizing":
+            await server.clock.sleep(0.01)
+        server.wire.cut()
+        await server.clock.sleep(120)
+        server.wire.mend()
+        assert (await server.over(batch)).status == "completed"
+        await server.down()
+
+    run_skipping_time(whole())
+
+
+def test_a_bound_that_was_lowered_meanwhile_fails_the_batch() -> None:
+    async def whole() -> None:
+        log, echo = new_log(), Echo()
+        first = await Server("one", log, echo, window=1).up()
+        batch = await first.begin(*(line(number, say="x" * number * 100) for number in range(9)))
+        while not (await first.batches.show("a", batch.id)).request_counts.completed:
+            await first.clock.sleep(0.05)
+        await first.down()
+        second = await Server("two", log, echo, window=1, line_bytes_max=500).up()
+        done = await second.over(batch)
+        assert done.status == "failed"
+        assert "c0" in await second.file(done.output_file_id)
+        await second.down()
+
+    run_skipping_time(whole())

@@ -25,7 +25,14 @@ from murmurate.jobs.batch_lines import (
     run_of,
 )
 from murmurate.jobs.batches.keeping import Held, read
-from murmurate.jobs.batches.lines import Asked, Inspection, Line, LineTooLongError, asked_of
+from murmurate.jobs.batches.lines import (
+    NUMBER_MAX,
+    Asked,
+    Inspection,
+    Line,
+    LineTooLongError,
+    asked_of,
+)
 from murmurate.jobs.batches.lines import lines_of as split
 from murmurate.jobs.batches.ports import Asking, Computing, Files
 from murmurate.jobs.batches.state import DEAD, PROBLEMS_MAX, Batch, Problem, Status
@@ -51,6 +58,8 @@ REST_MS = 30_000
 PAUSE_BYTES = 64 * 1024
 """After so much of the input others are served: to read it takes about a millisecond."""
 NOTHING = b"{}"
+INPUT_GONE = (NotFoundError, LogCorruptError, LineTooLongError)
+"""It was removed, has expired, is damaged, or is over a bound that was lowered since."""
 
 
 class BatchLimits(Frozen, frozen=True):
@@ -139,19 +148,26 @@ class Coordinator:
     async def _advance(self, held: Held) -> None:
         """Count what has ended; then begin, wait, or come to an end."""
         batch, now_ms = await self._counted(held), self._clock.unix_ms()
-        if batch.outcome is Status.COMPLETED and now_ms >= batch.expires_ms:
+        all_ended = batch.begun == batch.total and not batch.open_lines
+        if batch.outcome is Status.COMPLETED and now_ms >= batch.expires_ms and not all_ended:
             batch = msgspec.structs.replace(batch, outcome=Status.EXPIRED)
         is_winding = batch.outcome is not Status.COMPLETED
-        if not batch.open_lines and (is_winding or batch.begun == batch.total):
+        if all_ended or (is_winding and not batch.open_lines):
             await self._finish(held, batch)
         elif is_winding:
             await self._wind_up(held, batch)
         elif batch.endpoint in self._computing:
             await self._compute(held, batch)
-        elif batch.open_lines < self._limits.window and batch.begun < batch.total:
+        elif self._has_room(batch):
             await self._begin(held, batch)
         else:
             await self._wait(held, batch)
+
+    def _has_room(self, batch: Batch) -> bool:
+        """Tell whether to begin more: many at a time, as each look at the input has its price."""
+        left = batch.total - batch.begun
+        few = max(self._limits.window // 4, 1)
+        return left > 0 and self._limits.window - batch.open_lines >= min(left, few)
 
     async def _counted(self, held: Held) -> Batch:
         """Return the batch with the ends of lines that came since the last step."""
@@ -215,7 +231,7 @@ class Coordinator:
 
     async def _wind_up(self, held: Held, batch: Batch) -> None:
         """Let the lines that are under way end, and begin no more."""
-        first, last = (run_stream(run_of(batch.id, number)) for number in (0, 999_999))
+        first, last = (run_stream(run_of(batch.id, number)) for number in (0, NUMBER_MAX))
         entries: list[Entry] = []
         news: list[Work] = []
         async with aclosing(self._log.work(held.tenant, RUNS, after=first)) as work:
@@ -252,11 +268,13 @@ class Coordinator:
         results = Results(self._files, self._asking, held.claim, batch)
         try:
             over, entries = await self._results(held, batch, results)
-            now_ms = self._clock.unix_ms()
-            await held.save(over.at(batch.outcome, now_ms), due_ms=0, entries=entries)
         except MurmurateError:
             await results.abandon()
             raise
+        now_ms = self._clock.unix_ms()
+        # Where this is not acknowledged, it may have been done all the same: nothing is abandoned
+        # then, and what is nobody's file is swept.
+        await held.save(over.at(batch.outcome, now_ms), due_ms=0, entries=entries)
         self._events.event(
             "batch.done",
             batch=batch.id,
@@ -286,8 +304,8 @@ class Coordinator:
                     asked = asked_of(line, endpoint=batch.endpoint)
                     if isinstance(asked, Asked):
                         await results.take_missing(line.number, asked.custom_id)
-        except (NotFoundError, LogCorruptError) as error:
-            self._events.event("batch.input_lost", batch=batch.id, code=error.code)
+        except INPUT_GONE as error:
+            self._events.event("batch.input_lost", batch=batch.id, detail=str(error))
 
     async def _break_off(self, held: Held, batch: Batch) -> None:
         """Fail a batch whose input is no more, or whose endpoint: what is under way still ends."""
@@ -311,7 +329,7 @@ class Coordinator:
                     size_bytes += len(line.raw)
                     if len(found) >= min(count, STEP_LINES_MAX) or size_bytes >= STEP_BYTES_MAX:
                         break
-        except (NotFoundError, LogCorruptError):
+        except INPUT_GONE:
             pass  # those that were read are begun first
         return found
 
