@@ -36,6 +36,7 @@ from murmurate.cli.commands import main as commands
 from murmurate.config import SECTIONS, TABLES, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
@@ -104,6 +105,7 @@ def routes(_: str) -> str:
             Timetable,
             FileRoutes,
             BatchRoutes,
+            Decisions,
             Usages,
         ),
     )

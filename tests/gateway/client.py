@@ -14,6 +14,7 @@ from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
 from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
@@ -31,6 +32,7 @@ from murmurate.gateway.usage import Usages
 from murmurate.jobs.batches.service import Batches
 from tests.fakes import (
     DONE,
+    FakeApprovals,
     FakeClock,
     FakeEmbedder,
     FakeLedger,
@@ -129,6 +131,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    approvals: FakeApprovals = field(default_factory=FakeApprovals)
     ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
@@ -200,6 +203,7 @@ class House:
                 },
                 body_bytes_max=BODY_BYTES_MAX,
             ),
+            decisions=Decisions(self.approvals),
             usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(

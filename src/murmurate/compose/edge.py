@@ -10,6 +10,7 @@ from murmurate.compose.platform import Platform
 from murmurate.config import Config, listen_address
 from murmurate.files.service import Files
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
@@ -20,6 +21,7 @@ from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
@@ -36,6 +38,7 @@ class Inside:
     schedules: Schedules
     files: Files
     work: BatchWork
+    approvals: Approvals
     book: Book
     metrics: Metrics
 
@@ -96,6 +99,7 @@ def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: In
         batches=BatchRoutes(
             inside.work.batches, inside.work.endpoints, body_bytes_max=body_bytes_max
         ),
+        decisions=Decisions(inside.approvals),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from murmurate.accounts.prices import Price
 from murmurate.accounts.service import Book
-from murmurate.compose.batches import batches_of, files_of
+from murmurate.compose.batches import BatchWork, batches_of, files_of
 from murmurate.compose.edge import Inside, gateway
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
@@ -17,9 +17,10 @@ from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
-from murmurate.jobs.batches.coordinator import Coordinator
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.batches.state import QUEUE as BATCHES
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.entries import ASKING
 from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
@@ -49,6 +50,7 @@ class Service:
     runner: Runner
     errands: Sequence[Errands]
     schedules: Schedules
+    approvals: Approvals
     retention: Retention
     book: Book
     metrics: Metrics
@@ -76,24 +78,23 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         hooks=hooks,
     )
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
+    approvals = approvals_of(config, outside, runner, opened=opened, metrics=metrics)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     files = files_of(config, outside)
     work = batches_of(config, outside, platform, files=files, book=book)
-    errands = errands_of(
-        outside, runner, hooks=hooks, schedules=schedules, coordinator=work.coordinator
-    )
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     watch(metrics, runner, book, platform)
-    inside = Inside(platform, runs, replays, schedules, files, work, book, metrics)
+    inside = Inside(platform, runs, replays, schedules, files, work, approvals, book, metrics)
     return Service(
         gateway(config, outside, opened, inside),
         platform,
         collections,
         runner,
-        errands,
+        errands_of(outside, runner, hooks, schedules, approvals=approvals, work=work),
         schedules,
+        approvals,
         retention_of(
             config, outside, tenants=opened.tenants, sweeps=[files.sweep, work.batches.sweep]
         ),
@@ -208,13 +209,39 @@ def schedules_of(
     )
 
 
+def approvals_of(
+    config: Config, outside: Outside, runner: Runner, *, opened: OpenedKeys, metrics: Metrics
+) -> Approvals:
+    """Return where what agents ask for is decided; show what waits."""
+    approvals = Approvals(
+        runner,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        own=config.approvals.own,
+        tenants=lambda: {OPERATOR_TENANT, *opened.tenants()},
+    )
+    metrics.watch(
+        "murmurate_approvals_waiting",
+        "Runs that wait for an approval, of all servers.",
+        lambda: approvals.waiting,
+    )
+    metrics.watch(
+        "murmurate_approvals_oldest_seconds",
+        "How long the question has waited that times out next.",
+        lambda: approvals.oldest_s,
+    )
+    return approvals
+
+
 def errands_of(
     outside: Outside,
     runner: Runner,
-    *,
     hooks: Hooks,
     schedules: Schedules,
-    coordinator: Coordinator,
+    *,
+    approvals: Approvals,
+    work: BatchWork,
 ) -> list[Errands]:
     """Return who does the small work of each queue."""
     deadlines = Deadlines(outside.log, outside.clock)
@@ -222,13 +249,14 @@ def errands_of(
         HOOKS: hooks.deliver,
         DEADLINES: deadlines.end,
         SCHEDULES: schedules.fire,
+        ASKING: approvals.settle,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
     small = [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
     # Steps of batches follow one another, and lines wait for the next one.
     steps = Errands(
         runner,
-        coordinator.go_on,
+        work.coordinator.go_on,
         queue=BATCHES,
         poll_s=STEPS_POLL_S,
         at_a_time=STEPS_AT_A_TIME,

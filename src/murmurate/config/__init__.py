@@ -11,6 +11,7 @@ from murmurate.config.agents import (
     AnswerStyle,
     KnowledgeConfig,
     Missed,
+    Permission,
     ScheduleConfig,
 )
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
@@ -29,12 +30,14 @@ from murmurate.config.references import (
     LogPlace,
     Remote,
     log_place,
+    redis_url,
     remote,
     secret,
     webhook_keys,
 )
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     BatchesConfig,
     CacheConfig,
     FilesConfig,
@@ -67,6 +70,7 @@ __all__ = [
     "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
+    "ApprovalsConfig",
     "BatchesConfig",
     "CacheConfig",
     "Config",
@@ -82,6 +86,7 @@ __all__ = [
     "Missed",
     "ModelConfig",
     "OutgoingConfig",
+    "Permission",
     "Remote",
     "RouterConfig",
     "RunsConfig",
@@ -96,6 +101,7 @@ __all__ = [
     "load",
     "log_place",
     "parse",
+    "redis_url",
     "remote",
     "secret",
     "webhook_keys",

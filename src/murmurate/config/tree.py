@@ -8,6 +8,7 @@ from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, S
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     BatchesConfig,
     CacheConfig,
     FilesConfig,
@@ -62,6 +63,7 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
+    approvals: ApprovalsConfig = ApprovalsConfig()
     accounts: AccountsConfig = AccountsConfig()
     files: FilesConfig = FilesConfig()
     batches: BatchesConfig = BatchesConfig()
@@ -81,6 +83,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
+    "approvals": ApprovalsConfig,
     "accounts": AccountsConfig,
     "files": FilesConfig,
     "batches": BatchesConfig,

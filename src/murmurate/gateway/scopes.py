@@ -22,6 +22,8 @@ class Scope(StrEnum):
     SESSIONS = "sessions"
     RUNS = "runs"
     """Begin runs in the background; see, cancel and resume all runs of its tenant."""
+    APPROVE = "approve"
+    """See and decide what the agents of its tenant ask for; not what its own runs ask."""
     FILES = "files"
     """Upload files; see, read and delete all files of its tenant."""
     BATCHES = "batches"

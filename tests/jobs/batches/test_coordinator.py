@@ -17,13 +17,14 @@ from murmurate.core.errors import (
     OverloadedError,
     WorkerUnreachableError,
 )
-from murmurate.core.ports import Done, Entry, Offer
+from murmurate.core.ports import NEVER_MS, Done, Entry, Offer
 from murmurate.jobs.attempts import ATTEMPTS_MAX
 from murmurate.jobs.batch_lines import lines_of, run_of, stream_of
 from murmurate.jobs.batches.coordinator import COMPUTED_MAX
 from murmurate.jobs.batches.state import DEAD, PROBLEMS_MAX
+from murmurate.jobs.entries import ASKING, Kind
 from murmurate.jobs.entries import DEAD as DEAD_RUNS
-from murmurate.jobs.entries import Kind
+from murmurate.jobs.entries import QUEUE as RUNS
 from murmurate.jobs.entries import stream_of as run_stream
 from murmurate.testing.stories import all_of, names_of
 from tests.fakes import run_skipping_time
@@ -563,5 +564,33 @@ def test_a_bound_that_was_lowered_meanwhile_fails_the_batch() -> None:
         assert done.status == "failed"
         assert "c0" in await second.file(done.output_file_id)
         await second.down()
+
+    run_skipping_time(whole())
+
+
+def test_a_line_that_waits_for_a_decision_ends_with_its_batch() -> None:
+    async def whole() -> None:
+        log, echo = new_log(), Echo()
+        server = Server("one", log, echo)
+        await server.runner.enlist()
+        batch = await server.begin(line(0))
+        for _ in range(3):
+            await server.steps.look()
+            await server.clock.sleep(0.2)
+        run = run_stream(run_of(batch.id, 1))
+        await log.append([], work=[Offer("a", run, ASKING, due_ms=NEVER_MS)])
+        await server.batches.cancel("a", batch.id)
+        for _ in range(20):
+            await server.steps.look()
+            await server.clock.sleep(0.2)
+        assert (await server.batches.show("a", batch.id)).status == "cancelling"
+        [asking] = await all_of(log.work("a", ASKING))
+        assert asking.due_ms == 0, "whoever settles what waits hears of it"
+        await log.append([], work=[Offer("a", run, RUNS)])
+        await server.up()
+        done = await server.over(batch)
+        assert (done.status, echo.asked) == ("cancelled", [])
+        assert set(await server.file(done.error_file_id)) == {"c0"}
+        await server.down()
 
     run_skipping_time(whole())

@@ -37,8 +37,8 @@ from murmurate.jobs.batches.lines import lines_of as split
 from murmurate.jobs.batches.ports import Asking, Computing, Files
 from murmurate.jobs.batches.state import DEAD, PROBLEMS_MAX, Batch, Problem, Status
 from murmurate.jobs.batches.writing import Results
+from murmurate.jobs.entries import ASKING, BatchLine, Begun, Kind
 from murmurate.jobs.entries import QUEUE as RUNS
-from murmurate.jobs.entries import BatchLine, Begun, Kind
 from murmurate.jobs.entries import stream_of as run_stream
 from murmurate.jobs.journal import strike_off
 
@@ -234,13 +234,14 @@ class Coordinator:
         first, last = (run_stream(run_of(batch.id, number)) for number in (0, NUMBER_MAX))
         entries: list[Entry] = []
         news: list[Work] = []
-        async with aclosing(self._log.work(held.tenant, RUNS, after=first)) as work:
-            async for info in work:
-                if info.stream > last:
-                    break
-                place = (held.tenant, info.stream)
-                entries.append(Entry(*place, Kind.CANCEL.value, NOTHING))
-                news.append(Nudge(*place))
+        for queue in (RUNS, ASKING):  # some may wait for somebody's decision
+            async with aclosing(self._log.work(held.tenant, queue, after=first)) as work:
+                async for info in work:
+                    if info.stream > last:
+                        break
+                    place = (held.tenant, info.stream)
+                    entries.append(Entry(*place, Kind.CANCEL.value, NOTHING))
+                    news.append(Nudge(*place))
         if not entries:  # those that ended just now are read with all the others
             await self._finish(held, batch)
             return
