@@ -26,7 +26,7 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
-from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
 from murmurate.jobs.batches.service import Batches
@@ -208,6 +208,7 @@ class House:
         )
         self.app = Gateway(
             handlers,
+            routes=scoped_routes(handlers),
             keys=self.keys,
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},

@@ -7,7 +7,7 @@ from murmurate.compose.batches import BatchWork
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
-from murmurate.config import Config, listen_address
+from murmurate.config import Config, Role, listen_address
 from murmurate.files.service import Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
@@ -18,7 +18,7 @@ from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
-from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
 from murmurate.jobs.approvals import Approvals
@@ -46,8 +46,11 @@ class Inside:
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
     """Return the application that clients talk to."""
     limits = limits_of(config)
+    handlers = handlers_of(config, outside, opened, inside)
+    is_worker = config.server.role is Role.WORKER
     return Gateway(
-        handlers_of(config, outside, opened, inside),
+        handlers,
+        routes=() if is_worker else scoped_routes(handlers),
         keys=opened.keys,
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},

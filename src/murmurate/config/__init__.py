@@ -14,7 +14,7 @@ from murmurate.config.agents import (
     Permission,
     ScheduleConfig,
 )
-from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
+from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME, check_role
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
     CONTEXT_TOKENS,
@@ -45,6 +45,7 @@ from murmurate.config.sections import (
     LimitConfig,
     LogConfig,
     OutgoingConfig,
+    Role,
     RouterConfig,
     RunsConfig,
     Section,
@@ -88,6 +89,7 @@ __all__ = [
     "OutgoingConfig",
     "Permission",
     "Remote",
+    "Role",
     "RouterConfig",
     "RunsConfig",
     "ScheduleConfig",
@@ -95,6 +97,7 @@ __all__ = [
     "ServerConfig",
     "WebhooksConfig",
     "WorkersConfig",
+    "check_role",
     "documents_path",
     "explain",
     "listen_address",
