@@ -38,7 +38,9 @@ from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.service import Handlers, open_routes, scoped_routes
 from murmurate.gateway.timetable import Timetable
@@ -101,6 +103,8 @@ def routes(_: str) -> str:
             Administration,
             Background,
             Timetable,
+            FileRoutes,
+            BatchRoutes,
             Decisions,
             Usages,
         ),

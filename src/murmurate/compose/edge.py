@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 
 from murmurate.accounts.service import Book
+from murmurate.compose.batches import BatchWork
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, Role, listen_address
+from murmurate.files.service import Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
@@ -32,6 +36,8 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    files: Files
+    work: BatchWork
     approvals: Approvals
     book: Book
     metrics: Metrics
@@ -40,10 +46,28 @@ class Inside:
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
     """Return the application that clients talk to."""
     limits = limits_of(config)
+    handlers = handlers_of(config, outside, opened, inside)
+    is_worker = config.server.role is Role.WORKER
+    return Gateway(
+        handlers,
+        routes=() if is_worker else scoped_routes(handlers),
+        keys=opened.keys,
+        limits=limits,
+        hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
+        clock=outside.clock,
+        ids=outside.ids,
+        tracer=outside.tracer,
+        meter=inside.metrics,
+        log=outside.events,
+    )
+
+
+def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Handlers:
+    """Return who answers behind each route."""
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
-    handlers = Handlers(
+    return Handlers(
         completions=Completions(
             inside.runs,
             requests=requests,
@@ -58,7 +82,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         administration=Administration(
             opened.keys,
             opened.registry,
-            rate=limits.rate,
+            rate=limits_of(config).rate,
             clock=outside.clock,
             ids=outside.ids,
             on_secret=opened.on_secret,
@@ -70,21 +94,16 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        files=FileRoutes(
+            inside.files,
+            file_bytes_max=config.files.file_bytes_max,
+            upload_s=config.files.upload_s,
+        ),
+        batches=BatchRoutes(
+            inside.work.batches, inside.work.endpoints, body_bytes_max=body_bytes_max
+        ),
         decisions=Decisions(inside.approvals),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
-    )
-    is_worker = config.server.role is Role.WORKER
-    return Gateway(
-        handlers,
-        routes=() if is_worker else scoped_routes(handlers),
-        keys=opened.keys,
-        limits=limits,
-        hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
-        clock=outside.clock,
-        ids=outside.ids,
-        tracer=outside.tracer,
-        meter=inside.metrics,
-        log=outside.events,
     )
 
 

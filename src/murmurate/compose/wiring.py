@@ -6,6 +6,7 @@ from typing import Any
 
 from murmurate.accounts.prices import Price
 from murmurate.accounts.service import Book
+from murmurate.compose.batches import BatchWork, batches_of, files_of
 from murmurate.compose.edge import Inside, gateway
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
@@ -17,6 +18,7 @@ from murmurate.core.types import SessionRef
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
 from murmurate.jobs.approvals import Approvals
+from murmurate.jobs.batches.state import QUEUE as BATCHES
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
 from murmurate.jobs.entries import ASKING
 from murmurate.jobs.errands import Errand, Errands
@@ -25,7 +27,7 @@ from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.repeats import REPEATS, Repeats
 from murmurate.jobs.replay import Replays
-from murmurate.jobs.retention import Retention
+from murmurate.jobs.retention import Retention, Sweep
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.schedules import SCHEDULES, Schedules
 from murmurate.jobs.service import Runs
@@ -33,6 +35,10 @@ from murmurate.knowledge.rules import Rules
 from murmurate.knowledge.service import Collections, Source
 from murmurate.observe.metrics import Metrics
 from murmurate.sync.service import Sessions
+
+STEPS_POLL_S = 0.1
+STEPS_AT_A_TIME = 4
+"""A step may hold some pieces of a file in memory."""
 
 
 @dataclass(slots=True)
@@ -60,16 +66,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     journals = OpenJournals(outside.log)
     book = book_of(config, outside, tenants=opened.tenants)
     sessions = chain(config, outside, collections, metrics, book=book, journals=journals)
-    runner = Runner(
-        sessions,
-        journals,
-        name=outside.runner,
-        log=outside.log,
-        clock=outside.clock,
-        tracer=outside.tracer,
-        events=outside.events,
-        at_a_time=0 if config.server.role is Role.GATEWAY else config.runs.at_a_time,
-    )
+    runner = runner_of(config, outside, sessions, journals)
     hooks = hooks_of(config, outside)
     runs = Runs(
         sessions,
@@ -84,24 +81,44 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
     approvals = approvals_of(config, outside, runner, opened=opened, metrics=metrics)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    files = files_of(config, outside)
+    work = batches_of(config, outside, platform, files=files, book=book)
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     watch(metrics, runner, book, platform)
-    inside = Inside(platform, runs, replays, schedules, approvals, book, metrics)
+    inside = Inside(platform, runs, replays, schedules, files, work, approvals, book, metrics)
     return Service(
         gateway(config, outside, opened, inside),
         platform,
         collections,
         runner,
-        errands_of(outside, runner, hooks=hooks, schedules=schedules, approvals=approvals),
+        errands_of(outside, runner, hooks, schedules, approvals=approvals, work=work),
         schedules,
         approvals,
-        retention_of(config, outside, tenants=opened.tenants),
+        retention_of(
+            config, outside, tenants=opened.tenants, sweeps=[files.sweep, work.batches.sweep]
+        ),
         book,
         metrics,
         outside,
         opened,
+    )
+
+
+def runner_of(
+    config: Config, outside: Outside, sessions: Sessions, journals: OpenJournals
+) -> Runner:
+    """Return who works on runs."""
+    return Runner(
+        sessions,
+        journals,
+        name=outside.runner,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        events=outside.events,
+        at_a_time=0 if config.server.role is Role.GATEWAY else config.runs.at_a_time,
     )
 
 
@@ -144,15 +161,20 @@ def book_of(config: Config, outside: Outside, *, tenants: Callable[[], Collectio
 
 
 def retention_of(
-    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+    config: Config,
+    outside: Outside,
+    *,
+    tenants: Callable[[], Collection[str]],
+    sweeps: Sequence[Sweep] = (),
 ) -> Retention:
-    """Return who forgets the runs that ended long ago."""
+    """Return who forgets the runs that ended long ago, and what else is old enough."""
     return Retention(
         log=outside.log,
         clock=outside.clock,
         events=outside.events,
         kept_s=config.runs.kept_days * 86_400,
         tenants=lambda: {OPERATOR_TENANT, *tenants()},
+        sweeps=sweeps,
     )
 
 
@@ -216,7 +238,13 @@ def approvals_of(
 
 
 def errands_of(
-    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules, approvals: Approvals
+    outside: Outside,
+    runner: Runner,
+    hooks: Hooks,
+    schedules: Schedules,
+    *,
+    approvals: Approvals,
+    work: BatchWork,
 ) -> list[Errands]:
     """Return who does the small work of each queue."""
     deadlines = Deadlines(outside.log, outside.clock)
@@ -228,7 +256,17 @@ def errands_of(
         ASKING: approvals.settle,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
-    return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
+    small = [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
+    # Steps of batches follow one another, and lines wait for the next one.
+    steps = Errands(
+        runner,
+        work.coordinator.go_on,
+        queue=BATCHES,
+        poll_s=STEPS_POLL_S,
+        at_a_time=STEPS_AT_A_TIME,
+        **shared,
+    )
+    return [*small, steps]
 
 
 def source_of(knowledge: KnowledgeConfig) -> Source:

@@ -9,7 +9,9 @@ from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     AccountsConfig,
     ApprovalsConfig,
+    BatchesConfig,
     CacheConfig,
+    FilesConfig,
     HttpConfig,
     LimitConfig,
     LogConfig,
@@ -63,6 +65,8 @@ class Config(Section, frozen=True):
     runs: RunsConfig = RunsConfig()
     approvals: ApprovalsConfig = ApprovalsConfig()
     accounts: AccountsConfig = AccountsConfig()
+    files: FilesConfig = FilesConfig()
+    batches: BatchesConfig = BatchesConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -81,6 +85,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "runs": RunsConfig,
     "approvals": ApprovalsConfig,
     "accounts": AccountsConfig,
+    "files": FilesConfig,
+    "batches": BatchesConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,

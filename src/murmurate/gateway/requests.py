@@ -3,7 +3,7 @@
 from murmurate.core.errors import BadRequestError, ModelUnknownError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Span
-from murmurate.core.types import Caller, Lane, Request, SessionRef
+from murmurate.core.types import Caller, Lane, Request, SessionRef, TraceRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.ports import Ledger, Platform
@@ -19,11 +19,7 @@ class Requests:
 
     def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
         """Return the request. `ModelUnknownError`, `BadRequestError`: it can't be one."""
-        if body.model not in self._platform.chat_models(caller.tenant):
-            known = ", ".join(self._platform.chat_models(caller.tenant))
-            raise ModelUnknownError(
-                f"no chat model {body.model!r} is served here; there are: {known}", param="model"
-            )
+        self._check_model(caller, body)
         session = self._session_ref(exchange.header(b"x-murmurate-session"))
         request = Request(
             id=self._ids.new("req"),
@@ -40,6 +36,31 @@ class Requests:
         )
         self._ledger.asked(caller.tenant, caller.key_id, body.model)
         return request
+
+    def alone(self, caller: Caller, body: ChatBody, *, id_: str, trace: TraceRef) -> Request:
+        """Return the request of a body that came without headers, such as a line of a batch."""
+        self._check_model(caller, body)
+        request = Request(
+            id=id_,
+            tenant=caller.tenant,
+            model=body.model,
+            key=caller.key_id,
+            messages=messages_of(body),
+            tools=tools_of(body),
+            sampling=sampling_of(body),
+            lane=caller.lane,
+            scopes=caller.scopes,
+            trace=trace,
+        )
+        self._ledger.asked(caller.tenant, caller.key_id, body.model)
+        return request
+
+    def _check_model(self, caller: Caller, body: ChatBody) -> None:
+        if body.model not in self._platform.chat_models(caller.tenant):
+            known = ", ".join(self._platform.chat_models(caller.tenant))
+            raise ModelUnknownError(
+                f"no chat model {body.model!r} is served here; there are: {known}", param="model"
+            )
 
     def _session_ref(self, header: bytes | None) -> SessionRef | None:
         if header is None:
