@@ -16,6 +16,7 @@ from murmurate.core.types import (
     Citation,
     Cited,
     Delta,
+    Diverted,
     Finished,
     FinishReason,
     Message,
@@ -244,7 +245,7 @@ class Encoder:
                 return self._chunk({"annotations": annotations(citations)}, None)
             case Finished(reason):
                 return self._chunk({}, reason)
-            case Usage():
+            case Usage() | Diverted():
                 return b""
 
     def last(self, usage: Usage | None) -> bytes:
@@ -277,6 +278,8 @@ class Encoder:
                     usage = delta
                 case Finished():
                     reason = delta.reason
+                case Diverted():
+                    pass
         message: dict[str, Any] = {
             "role": "assistant",
             "content": "".join(text) if text or not calls else None,

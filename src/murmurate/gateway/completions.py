@@ -7,12 +7,12 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import ModelUnknownError, MurmurateError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Model, Span
-from murmurate.core.types import Caller, Delta, Finished, Request, Usage
+from murmurate.core.types import Caller, Delta, Diverted, Finished, Request, Usage
 from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
 from murmurate.gateway.ports import Meter
-from murmurate.gateway.requests import Requests, name_session
+from murmurate.gateway.requests import Requests, name_model, name_session
 from murmurate.gateway.validate import decode
 
 
@@ -55,7 +55,7 @@ class Completions:
     ) -> None:
         """Send deltas as they come. Status 200 goes out only with the first one in hand."""
         usage: Usage | None = None
-        async with aclosing(self._deltas(request, span)) as deltas:
+        async with aclosing(self._deltas(exchange, request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
             name_session(exchange, request)
             await exchange.open(EVENTS)
@@ -78,17 +78,22 @@ class Completions:
     async def _whole(
         self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
     ) -> None:
-        async with aclosing(self._deltas(request, span)) as deltas:
+        async with aclosing(self._deltas(exchange, request, span)) as deltas:
             answer = [delta async for delta in deltas]
         name_session(exchange, request)
         await exchange.answer(200, encoder.whole(answer))
 
-    async def _deltas(self, request: Request, span: Span) -> AsyncGenerator[Delta]:
-        """Pass the answer on, noting the first delta's time and the tokens."""
+    async def _deltas(
+        self, exchange: Exchange, request: Request, span: Span
+    ) -> AsyncGenerator[Delta]:
+        """Pass the answer on, noting the first delta's time, the tokens, and whose it is."""
         began_s = self._clock.now_s()
         first = True
         async with aclosing(self._model.answer(request)) as deltas:
             async for delta in deltas:
+                if first and isinstance(delta, Diverted):
+                    name_model(exchange, delta)
+                    continue
                 if first:
                     first = False
                     seconds = self._clock.now_s() - began_s

@@ -3,7 +3,7 @@
 from murmurate.core.errors import BadRequestError, ModelUnknownError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Span
-from murmurate.core.types import Caller, Lane, Request, SessionRef
+from murmurate.core.types import Caller, Diverted, Lane, Request, SessionRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.ports import Platform
@@ -49,6 +49,13 @@ def name_session(exchange: Exchange, request: Request) -> None:
     """Tell the client its session, but only with an answer: a refused turn starts none."""
     if request.session is not None:
         exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
+
+
+def name_model(exchange: Exchange, diverted: Diverted) -> None:
+    """Tell the client whose answer it gets, where it is not that of the model it asked for."""
+    name = (b"x-murmurate-model", diverted.model.encode())
+    if name not in exchange.headers:  # each step of an agent may say so
+        exchange.headers.append(name)
 
 
 def _lane(header: bytes | None, default: Lane) -> Lane:

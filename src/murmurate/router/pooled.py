@@ -1,0 +1,289 @@
+"""A model with upstreams: each request goes to one of them, and to another where that fails.
+
+What to do is decided by `pool`, `breaker`, `budget` and `failures`; here it is done. Until the
+first delta anything may be tried; from then on the answer is that upstream's, to its end or its
+failure.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from murmurate.core.clock import Clock
+from murmurate.core.errors import EngineFailedError, EngineUnreachableError, MurmurateError
+from murmurate.core.ports import Tracer
+from murmurate.core.types import Delta, Frozen, Request, Usage
+from murmurate.router.budget import Budget
+from murmurate.router.failures import MEANINGS, failure_of, pause_s
+from murmurate.router.pool import Pool, Standing, Turn
+from murmurate.router.ports import Upstream
+
+RETRY_SHARE = 0.2
+RETRIES_PER_S = 1.0
+RETRIES_MOST = 10.0
+"""Finagle's 20 %; of its ten a second one is left, as a model is asked less often than a server."""
+
+HEDGE_SHARE = 0.05
+HEDGES_MOST = 5.0
+"""After the 95th percentile, one in twenty is asked twice (Dean and Barroso, "The Tail at Scale",
+2013); when all of them are slow, no more are."""
+
+FIRSTS_KEPT = 128
+FIRSTS_MIN = 20
+"""With fewer, a 95th percentile is a guess."""
+
+
+class Terms(Frozen, frozen=True):
+    """How much is done for one answer, and how long that may take.
+
+    A hedge is sent `hedge_s` after the first request, or after the quantile of the times that first
+    deltas took of late.
+    """
+
+    retries: int
+    total_s: float
+    hedge_s: float | None = None
+    hedge_quantile: float | None = None
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done beside asking once, since the start."""
+
+    retries: int = 0
+    retries_refused: int = 0
+    """By the budget."""
+    hedges: int = 0
+    hedges_won: int = 0
+    hedge_tokens: int = 0
+    """Of prompts that were read for nothing: as many as the other upstream counted."""
+
+
+class Pooled:
+    """An engine made of upstreams: each with a name for people and a weight."""
+
+    def __init__(
+        self,
+        name: str,
+        upstreams: Sequence[tuple[str, float, Upstream]],
+        *,
+        terms: Terms,
+        clock: Clock,
+        tracer: Tracer,
+        chance: random.Random,
+    ) -> None:
+        self._name = name
+        self._engines = [engine for _, _, engine in upstreams]
+        self._terms = terms
+        self._clock = clock
+        self._tracer = tracer
+        self._chance = chance
+        self._pool = Pool([(it, weight) for it, weight, _ in upstreams], chance=chance)
+        now_s = clock.now_s()
+        self._retries = Budget(
+            share=RETRY_SHARE, per_s=RETRIES_PER_S, most=RETRIES_MOST, now_s=now_s
+        )
+        self._hedges = Budget(share=HEDGE_SHARE, per_s=0, most=HEDGES_MOST, now_s=now_s)
+        self._firsts_s: deque[float] = deque(maxlen=FIRSTS_KEPT)
+        self.counts = Counts()
+
+    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        """Stream the answer of the first upstream that begins one.
+
+        `EngineUnreachableError` with `retry_s` at once while all are at rest after failures;
+        otherwise the last failure, when nothing more may be tried.
+        """
+        ends_s = self._clock.now_s() + self._terms.total_s
+        attempt = await self._opened(request)
+        try:
+            yield attempt.first
+            async for delta in attempt.deltas:
+                if self._clock.now_s() > ends_s:
+                    raise self._over_time()
+                if attempt.losers and isinstance(delta, Usage):
+                    self.counts.hedge_tokens += attempt.losers * delta.tokens_in
+                yield delta
+        except MurmurateError as error:
+            self._pool.failed(attempt.turn, failure_of(error), self._clock.now_s())
+            raise
+        finally:
+            await self._close(attempt)
+
+    async def health(self) -> bool:
+        """Say whether any of them would take a request."""
+        return any(await asyncio.gather(*(engine.health() for engine in self._engines)))
+
+    async def close(self) -> None:
+        """Close the connections to all of them."""
+        for engine in self._engines:
+            await engine.close()
+
+    def standings(self) -> list[Standing]:
+        """Return how each upstream does, in their order."""
+        return self._pool.standings(self._clock.now_s())
+
+    async def _opened(self, request: Request) -> "_Attempt":
+        """Return an attempt with its first delta, within `total_s`."""
+        self._retries.deposit()
+        self._hedges.deposit()
+        try:
+            async with asyncio.timeout(self._terms.total_s):
+                return await self._tried(request)
+        except TimeoutError as cause:
+            raise self._over_time() from cause
+
+    async def _tried(self, request: Request) -> "_Attempt":
+        tried: set[int] = set()
+        last: MurmurateError | None = None
+        for number in range(self._terms.retries + 1):
+            turn = self._pool.take(self._clock.now_s(), tried=tried)
+            if turn is None:
+                raise last or self._at_rest()
+            try:
+                return await self._first(request, turn, tried)
+            except MurmurateError as error:
+                last = error
+            wait_s = self._again_in_s(last, number, tried)
+            if wait_s is None:
+                raise last
+            facts = {"cause": last.code, "wait_ms": round(wait_s * 1000)}
+            with self._tracer.span(request.trace, "retry", **facts):
+                await self._clock.sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _again_in_s(self, error: MurmurateError, number: int, tried: set[int]) -> float | None:
+        """Return how long to wait before the next attempt; None: there is none."""
+        if number >= self._terms.retries:
+            return None
+        now_s = self._clock.now_s()
+        if MEANINGS[failure_of(error)].elsewhere and self._pool.has_other(now_s, tried):
+            wait_s = 0.0
+        else:
+            found = pause_s(error, number, chance=self._chance.random())
+            if found is None:
+                return None
+            wait_s = found
+        if not self._retries.take(now_s):
+            self.counts.retries_refused += 1
+            return None
+        self.counts.retries += 1
+        return wait_s
+
+    async def _first(self, request: Request, turn: Turn, tried: set[int]) -> "_Attempt":
+        """Ask one upstream, and a second one where the first is slow; `tried` hears of both."""
+        tried.add(turn.index)
+        attempt = self._attempt(request, turn)
+        delay_s = self._hedge_s()
+        if delay_s is None:
+            await self._open(attempt)
+            return attempt
+        opening = asyncio.create_task(self._open(attempt))
+        racing = {opening: attempt}
+        try:
+            await asyncio.wait(racing, timeout=delay_s)
+            if not opening.done() and (second := self._hedge_turn(tried)) is not None:
+                return await self._raced(request, racing, second)
+            await opening
+            del racing[opening]
+            return attempt
+        finally:
+            await self._end_others(racing)
+
+    async def _raced(
+        self, request: Request, racing: dict["asyncio.Task[None]", "_Attempt"], turn: Turn
+    ) -> "_Attempt":
+        """Send a hedge; return the attempt that has its first delta first, taken from `racing`."""
+        self.counts.hedges += 1
+        with self._tracer.span(request.trace, "hedge") as span:
+            hedge = self._attempt(msgspec.structs.replace(request, trace=span.ref), turn)
+            racing[asyncio.create_task(self._open(hedge))] = hedge
+            failed: list[MurmurateError] = []
+            waiting = set(racing)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for opening in done:
+                    try:
+                        opening.result()
+                    except MurmurateError as error:
+                        failed.append(error)
+                        continue
+                    winner = racing.pop(opening)
+                    winner.losers = len(racing) - len(failed)
+                    self.counts.hedges_won += winner is hedge
+                    span.note(won=winner is hedge)
+                    return winner
+            raise failed[0]
+
+    async def _end_others(self, racing: dict["asyncio.Task[None]", "_Attempt"]) -> None:
+        """Hang up at once on whoever lost; the tokens that they still write are theirs."""
+        for opening in racing:
+            opening.cancel()
+        await asyncio.gather(*racing, return_exceptions=True)
+        for attempt in racing.values():
+            await self._close(attempt)
+
+    def _hedge_s(self) -> float | None:
+        """Return when to ask a second upstream; None: never."""
+        terms = self._terms
+        if terms.hedge_s is not None or terms.hedge_quantile is None:
+            return terms.hedge_s
+        if len(self._firsts_s) < FIRSTS_MIN:
+            return None
+        return sorted(self._firsts_s)[int(terms.hedge_quantile * len(self._firsts_s))]
+
+    def _hedge_turn(self, tried: set[int]) -> Turn | None:
+        """Return the turn of a second request, if one may be sent."""
+        now_s = self._clock.now_s()
+        if not self._hedges.take(now_s):
+            return None
+        turn = self._pool.take(now_s, tried=tried)
+        if turn is not None:
+            tried.add(turn.index)
+        return turn
+
+    def _attempt(self, request: Request, turn: Turn) -> "_Attempt":
+        return _Attempt(turn, self._engines[turn.index].answer(request))
+
+    async def _open(self, attempt: "_Attempt") -> None:
+        """Wait for the first delta, and note how that went."""
+        began_s = self._clock.now_s()
+        try:
+            attempt.first = await anext(attempt.deltas)
+        except MurmurateError as error:
+            now_s = self._clock.now_s()
+            self._pool.failed(attempt.turn, failure_of(error), now_s, retry_s=error.retry_s)
+            raise
+        except BaseException:
+            await self._close(attempt)
+            raise
+        now_s = self._clock.now_s()
+        self._pool.answered(attempt.turn, now_s)
+        self._firsts_s.append(now_s - began_s)
+
+    async def _close(self, attempt: "_Attempt") -> None:
+        self._pool.over(attempt.turn)
+        await attempt.deltas.aclose()
+
+    def _at_rest(self) -> EngineUnreachableError:
+        wait_s = max(self._pool.waits_s(self._clock.now_s()), 1.0)
+        return EngineUnreachableError(
+            f"{self._name} failed too often and is left alone; retry after {wait_s:.0f} s",
+            retry_s=wait_s,
+        )
+
+    def _over_time(self) -> EngineFailedError:
+        return EngineFailedError(f"{self._name} took longer than {self._terms.total_s:g} s")
+
+
+class _Attempt:
+    """One upstream asked once: its deltas, the first of them apart, and how many it outran."""
+
+    def __init__(self, turn: Turn, deltas: AsyncGenerator[Delta]) -> None:
+        self.turn = turn
+        self.deltas = deltas
+        self.first: Delta
+        self.losers = 0
