@@ -1,13 +1,14 @@
-"""Any engine that speaks OpenAI's HTTP protocol: our own workers on a socket, or a remote URL."""
+"""Any engine behind HTTP: our own workers on a socket, or a server elsewhere at its URL."""
 
 import asyncio
 import errno
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 
 import aiohttp
 
-from murmurate.adapters.openai_wire import Assembler, Events, encode
+from murmurate.adapters.dialects import WIRES, Assembler
+from murmurate.adapters.openai_wire import Events
 from murmurate.adapters.remote import (
     connector_to,
     open_session,
@@ -38,6 +39,18 @@ REFUSAL_BYTES_MAX = 64 * 1024
 LLAMA_LOADING = "Loading model"
 """What llama.cpp says, with 503, between opening its socket and having its weights."""
 
+NO_STREAMS = {"text/html", "text/plain", "application/json"}
+"""What proxies and web servers answer with; a stream that only bears a wrong name is read."""
+
+OUT_OF_CREDIT = "credit balance is too low"
+"""What Anthropic says, with 400."""
+
+AGAIN = {408, 409, 425}
+"""What OpenAI's and Anthropic's own clients try again, though it is said to be the client's."""
+
+BUSY = {429, 503, 529}
+"""529 is Anthropic's word for 503."""
+
 DRAIN_S = 0.05
 DRAIN_BYTES_MAX = 4096
 
@@ -46,9 +59,9 @@ class OpenAIHttp:
     """An engine behind HTTP: on a Unix `socket`, or at the `remote`'s URL such as https://h/v1.
 
     Connections are made when needed, as many as there are requests: the router limits those. A
-    request that could not be sent is tried again for `connect_s`; one that was sent, never, except
-    that one of our own engines died before it said a word: then once (were it the request that
-    kills the engine, it kills two).
+    request that could not be sent is tried again for `patience_s` (`connect_s`, unless it says
+    otherwise); one that was sent, never, except that one of our own engines died before it said a
+    word: then once (were it the request that kills the engine, it kills two).
     """
 
     def __init__(
@@ -63,7 +76,10 @@ class OpenAIHttp:
         tracer: Tracer,
         new_id: Callable[[], str],
         connect_s: float = CONNECT_S,
+        patience_s: float | None = None,
+        label: str | None = None,
     ) -> None:
+        """`label` names it in traces, where several servers stand for one model."""
         self._name = name
         self._remote = remote
         self._base = remote.url.rstrip("/")
@@ -72,6 +88,9 @@ class OpenAIHttp:
         self._first_token_s = first_token_s
         self._stall_s = stall_s
         self._connect_s = connect_s
+        self._patience_s = connect_s if patience_s is None else patience_s
+        self._wire = WIRES[remote.dialect]
+        self._facts = {"model": name} if label is None else {"model": name, "upstream": label}
         self._clock = clock
         self._tracer = tracer
         self._new_id = new_id
@@ -83,19 +102,35 @@ class OpenAIHttp:
 
         Not while llama.cpp reads a prompt, though: it then looks after each batch and second only.
         """
-        with self._tracer.span(request.trace, "engine", model=self._name) as span:
-            sent_s = self._clock.now_s()
-            first = True
-            async with (
-                self._sent(encode(request, self._name)) as (response, deadline_s),
-                aclosing(self._deltas(response, deadline_s)) as deltas,
-            ):
-                async for delta in deltas:
+        with self._tracer.span(request.trace, "engine", **self._facts) as span:
+            sent_s, first = self._clock.now_s(), True
+            body = self._wire.encode(request, self._name)
+            response, deadline_s = await self._send(body)
+            try:
+                events, wait_s = Events(), self._first_token_s
+                read = self._wire.assembler(
+                    self._name, self._new_id, redacted=self._remote.redacted
+                )
+                while not read.done:
+                    chunk = await self._read(response, deadline_s, wait_s)
+                    if not chunk:
+                        break
+                    seen = read.events
+                    for payload in events.feed(chunk):
+                        for delta in read.feed(payload):
+                            if first:
+                                first = self._note_first(span, sent_s)
+                            yield delta
+                    if read.events > seen:  # a bare ping is no progress
+                        wait_s = self._stall_s
+                        deadline_s = asyncio.get_running_loop().time() + wait_s
+                for delta in await self._last(response, read):
                     if first:
-                        first = False
-                        span.note(ttft_ms=round((self._clock.now_s() - sent_s) * 1000, 3))
+                        first = self._note_first(span, sent_s)
                     _note(span, delta)
                     yield delta
+            finally:
+                response.close()
 
     async def health(self) -> bool:
         """Say within a second whether the engine answers (and, at a URL, takes the key)."""
@@ -130,21 +165,12 @@ class OpenAIHttp:
             return aiohttp.UnixConnector(self._socket, limit=0, force_close=True)
         return connector_to(self._tls)
 
-    @asynccontextmanager
-    async def _sent(self, body: bytes) -> AsyncGenerator[tuple[aiohttp.ClientResponse, float]]:
-        """Hold the response to a request; yields it and the loop's time of the first token's end.
-
-        Leaving the block closes the connection, unless the response was read to its end.
-        """
-        response, deadline_s = await self._send(body)
-        try:
-            yield response, deadline_s
-        finally:
-            response.close()
-
     async def _send(self, body: bytes) -> tuple[aiohttp.ClientResponse, float]:
-        """Send the request as soon as there is somebody to take it."""
-        give_up_s = self._clock.now_s() + self._connect_s
+        """Send the request as soon as there is somebody to take it.
+
+        Returns the response, and the loop's time at which its first token is due.
+        """
+        give_up_s = self._clock.now_s() + self._patience_s
         died = False
         while True:
             deadline_s = asyncio.get_running_loop().time() + self._first_token_s
@@ -157,12 +183,12 @@ class OpenAIHttp:
                 if died:
                     raise
                 died = True
-                give_up_s = self._clock.now_s() + self._connect_s
+                give_up_s = self._clock.now_s() + self._patience_s
             await self._clock.sleep(CONNECT_PAUSE_S)
 
     async def _attempt(self, body: bytes, deadline_s: float) -> aiohttp.ClientResponse:
         """Return a response with status 200; an error with `retry_s` says that nothing was done."""
-        url = f"{self._base}/chat/completions"
+        url = f"{self._base}{self._wire.path}"
         try:
             async with asyncio.timeout_at(deadline_s):
                 response = await self._opened().post(url, data=body, allow_redirects=False)
@@ -189,28 +215,19 @@ class OpenAIHttp:
         finally:
             response.close()
 
-    async def _deltas(
-        self, response: aiohttp.ClientResponse, deadline_s: float
-    ) -> AsyncGenerator[Delta]:
-        """Read the stream to its end mark. Only payloads count as progress, not bare pings."""
-        events = Events()
-        assembler = Assembler(self._name, self._new_id, redacted=self._remote.redacted)
-        wait_s = self._first_token_s
-        while not assembler.done:
-            chunk = await self._read(response, deadline_s, wait_s)
-            if not chunk:
-                break
-            payloads = events.feed(chunk)
-            for payload in payloads:
-                for delta in assembler.feed(payload):
-                    yield delta
-            if payloads:
-                wait_s = self._stall_s
-                deadline_s = asyncio.get_running_loop().time() + wait_s
+    async def _last(self, response: aiohttp.ClientResponse, read: Assembler) -> Sequence[Delta]:
+        """Return what ends an answer; its connection can be used again then."""
+        kind = response.content_type
+        if not read.events and not read.done and kind in NO_STREAMS:
+            raise EngineFailedError(f"{self._name} answered with {kind} instead of a stream")
         if self._socket is None:
             await _drain(response)
-        for delta in assembler.end():
-            yield delta
+        return read.end()
+
+    def _note_first(self, span: Span, sent_s: float) -> bool:
+        """Note how long the first delta took; return that the next one is not the first."""
+        span.note(ttft_ms=round((self._clock.now_s() - sent_s) * 1000, 3))
+        return False
 
     async def _read(
         self, response: aiohttp.ClientResponse, deadline_s: float, wait_s: float
@@ -241,12 +258,12 @@ class OpenAIHttp:
             return EngineUnreachableError(
                 f"{name} is not there (404); check models.*.url and models.*.upstream_name"
             )
-        if status == 402 or said.code == "insufficient_quota":
+        if status == 402 or said.code == "insufficient_quota" or OUT_OF_CREDIT in said.message:
             return EngineUnreachableError(f"{name}: the account's quota is used up ({status})")
-        if status in (429, 503):
+        if status in BUSY:
             retry_s = retry_after_s(response.headers, unix_ms=self._clock.unix_ms())
             return OverloadedError(f"{name} is busy ({status}): {said.detail}", retry_s=retry_s)
-        if 400 <= status < 500:
+        if 400 <= status < 500 and status not in AGAIN:
             return said.too_long(name) or BadRequestError(f"{name}: {said.detail}")
         return EngineFailedError(f"{name} answered {status}: {said.detail}")
 

@@ -10,8 +10,9 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
+from murmurate.adapters.anthropic_wire import VERSION
 from murmurate.adapters.openai_wire import UpstreamError, decode_error
-from murmurate.config import Remote
+from murmurate.config import Dialect, Remote
 from murmurate.core.errors import ConfigError
 
 KEEPALIVE_S = 4.0
@@ -25,8 +26,13 @@ def open_session(
 ) -> aiohttp.ClientSession:
     """Return a session that sends this server's key and headers. Call it inside the event loop."""
     headers = {"Content-Type": "application/json", "Accept": accept, **remote.headers}
+    if remote.dialect is Dialect.ANTHROPIC:
+        headers["anthropic-version"] = VERSION
     if remote.key is not None:
-        headers["Authorization"] = f"Bearer {remote.key}"
+        name, value = ("Authorization", f"Bearer {remote.key}")
+        if remote.dialect is Dialect.ANTHROPIC:
+            name, value = ("x-api-key", remote.key)
+        headers[name] = value
     return aiohttp.ClientSession(
         connector=connector,
         headers=headers,

@@ -8,6 +8,7 @@ from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
 from murmurate.cache.service import Cached, Policy
+from murmurate.compose.engines import chains_of, watch_engines, watch_fallbacks
 from murmurate.compose.opening import Outside
 from murmurate.config import Config, ModelConfig
 from murmurate.core.journal import Journals
@@ -18,6 +19,7 @@ from murmurate.jobs.replay import Asked, is_replay
 from murmurate.knowledge.quote import quote
 from murmurate.knowledge.service import Collections
 from murmurate.observe.metrics import Metrics
+from murmurate.router.fallbacks import Fallbacks
 from murmurate.router.lanes import Load, QueueLimits
 from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
@@ -32,19 +34,10 @@ def chain(
     journals: Journals,
 ) -> Sessions:
     """Return the request path. Outermost what a client meets first, innermost the engines."""
-
-    def metered(request: Request, usage: Usage) -> None:
-        metrics.tokens(request.model, usage.tokens_in, usage.tokens_out)
-
     clock, tracer = outside.clock, outside.tracer
     cache = config.cache
     store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
-    queue = QueueLimits(config.router.urgent_queue_max, config.router.batch_queue_max)
     tools = built_in(collections, outside.sandbox, tracer)
-    backends = _backends(config, outside)
-    routed = Routed(backends, queue=queue, clock=clock, tracer=tracer, on_usage=metered)
-    for name in backends:
-        watch_load(metrics, routed, name)
     watch_cache(metrics, store)
 
     def cached(below: Model, policy: Policy) -> Cached:
@@ -53,7 +46,9 @@ def chain(
 
         return Cached(below, store=store, clock=clock, tracer=tracer, policy=but_no_replay)
 
-    plain = cached(Asked(routed, journals), lambda r: plain_policy(config, r))
+    plain = cached(
+        Asked(models(config, outside, metrics), journals), lambda r: plain_policy(config, r)
+    )
     agents = Agents(
         plain,
         agents=config.agents,
@@ -72,6 +67,27 @@ def chain(
         tracer=tracer,
         writer=outside.runner[-8:],
     )
+
+
+def models(config: Config, outside: Outside, metrics: Metrics) -> Fallbacks:
+    """Return the way to the engines: through the lanes of a model, or of one that stands in."""
+
+    def metered(request: Request, usage: Usage) -> None:
+        metrics.tokens(request.model, usage.tokens_in, usage.tokens_out)
+
+    routed = Routed(
+        _backends(config, outside),
+        queue=QueueLimits(config.router.urgent_queue_max, config.router.batch_queue_max),
+        clock=outside.clock,
+        tracer=outside.tracer,
+        on_usage=metered,
+    )
+    fallbacks = Fallbacks(routed, chains=chains_of(config), tracer=outside.tracer)
+    for name in outside.engines:
+        watch_load(metrics, routed, name)
+    watch_engines(metrics, outside.engines)
+    watch_fallbacks(metrics, fallbacks)
+    return fallbacks
 
 
 def _backends(config: Config, outside: Outside) -> dict[str, Backend]:

@@ -16,21 +16,29 @@ from murmurate.config.agents import (
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
+    CONNECT_S,
     CONTEXT_TOKENS,
     EMBEDDER_NAME,
+    RETRIES,
+    TOTAL_S,
     EmbeddingsConfig,
     EmbeddingsEngine,
     Engine,
+    FallbackOn,
     ModelConfig,
+    UpstreamConfig,
 )
 from murmurate.config.places import DATA, documents_path, listen_address, weights_path
 from murmurate.config.references import (
     SECRET_CHARS_MIN,
+    Dialect,
     LogPlace,
     Remote,
+    UpstreamPlace,
     log_place,
     remote,
     secret,
+    upstreams,
     webhook_keys,
 )
 from murmurate.config.sections import (
@@ -49,11 +57,13 @@ from murmurate.config.sections import (
 from murmurate.config.tree import SECTIONS, TABLES, TENANT_FIRST, Config
 
 __all__ = [
+    "CONNECT_S",
     "CONTEXT_TOKENS",
     "DATA",
     "EMBEDDER_NAME",
     "ENVIRONMENT_PREFIX",
     "FILE_DEFAULT",
+    "RETRIES",
     "SCHEMA_NAME",
     "SECRET_CHARS_MIN",
     "SECTIONS",
@@ -61,13 +71,16 @@ __all__ = [
     "TENANT_FIRST",
     "TENANT_NAME",
     "TOOLS",
+    "TOTAL_S",
     "AgentConfig",
     "AnswerStyle",
     "CacheConfig",
     "Config",
+    "Dialect",
     "EmbeddingsConfig",
     "EmbeddingsEngine",
     "Engine",
+    "FallbackOn",
     "HttpConfig",
     "KnowledgeConfig",
     "LimitConfig",
@@ -82,6 +95,8 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "ServerConfig",
+    "UpstreamConfig",
+    "UpstreamPlace",
     "WebhooksConfig",
     "WorkersConfig",
     "documents_path",
@@ -92,6 +107,7 @@ __all__ = [
     "parse",
     "remote",
     "secret",
+    "upstreams",
     "webhook_keys",
     "weights_path",
 ]
