@@ -34,14 +34,16 @@ class FakeUpstream:
     def __init__(self, *scripts: Sequence[Part]) -> None:
         self.scripts = list(scripts)
         self.asked: list[Request] = []
+        self.within_s: list[float] = []
         self.inside = 0
         self.is_well = True
 
     def says(self, *scripts: Sequence[Part]) -> None:
         self.scripts = list(scripts)
 
-    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+    async def answer(self, request: Request, *, within_s: float) -> AsyncGenerator[Delta]:
         self.asked.append(request)
+        self.within_s.append(within_s)
         self.inside += 1
         try:
             for part in self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]:
@@ -190,20 +192,17 @@ def test_while_all_are_at_rest_the_caller_hears_when_to_come_back() -> None:
     asyncio.run(run())
 
 
-def test_an_answer_over_its_time_is_broken_off() -> None:
+def test_each_attempt_has_the_time_that_the_others_left_it() -> None:
     async def run() -> None:
-        silent = asyncio.Event()
-        story = Story(FakeUpstream([silent]), total_s=0.02)
-        error = await story.told()
-        assert isinstance(error, EngineFailedError)
-        assert error.detail == "big took longer than 0.02 s"
-        story = Story(FakeUpstream([Text("be"), Text("be"), DONE]), total_s=10)
-        async with aclosing(story.pooled.answer(ask())) as deltas:
-            await anext(deltas)
-            story.clock.time_s += 11
-            with pytest.raises(EngineFailedError, match="longer than 10 s"):
-                await anext(deltas)
-        story.check_idle()
+        busy = OverloadedError("429", retry_s=4)
+        story = Story(FakeUpstream([busy], [busy], ANSWER), total_s=9)
+        assert await story.told() == list(ANSWER)
+        first_s, second_s = story.clock.slept_s
+        expected_s = [9, 9 - first_s, 9 - first_s - second_s]
+        assert story.upstreams[0].within_s == pytest.approx(expected_s)
+        late = Story(FakeUpstream([busy]), total_s=4)
+        assert await late.told() is busy
+        assert not late.clock.slept_s, "it would be over before the pause was"
 
     asyncio.run(run())
 

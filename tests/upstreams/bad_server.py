@@ -117,6 +117,14 @@ async def endless(line: Line) -> None:
         await asyncio.sleep(0.01)
 
 
+async def chatting(line: Line) -> None:
+    """An answer that never comes to its end."""
+    await line.say(STREAM)
+    while not line.reader.at_eof():
+        await line.say(TEXT)
+        await asyncio.sleep(0.01)
+
+
 class BadServer:
     """Behaves on each connection as the next of its behaviours says, then as the last one."""
 

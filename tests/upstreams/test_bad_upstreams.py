@@ -377,6 +377,29 @@ def test_a_slow_server_loses_against_its_hedge_and_is_hung_up_on() -> None:
     asyncio.run(run())
 
 
+def test_an_answer_without_an_end_is_ended_by_its_time() -> None:
+    async def run() -> None:
+        async with (
+            bad_server(bad.chatting) as server,
+            stage({"big": {"url": server.url, "total_s": 0.2}}) as it,
+        ):
+            answer, error = await it.told()
+            assert set(answer) == {Text("hi")}
+            assert isinstance(error, EngineFailedError)
+            assert error.detail == "big was not done in time (models.*.total_s)"
+        async with (
+            bad_server(bad.silent) as server,
+            stage({"big": {"url": server.url, "total_s": 0.2, "retries": 9}}) as it,
+        ):
+            answer, error = await it.told()
+            assert not answer
+            assert isinstance(error, EngineFailedError)
+            assert "was not done in time" in error.detail
+            assert server.asked == 1, "no time is left for another try"
+
+    asyncio.run(run())
+
+
 def test_nobody_listening_is_another_server_s_chance_at_once() -> None:
     async def run() -> None:
         async with (

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 
@@ -97,22 +98,24 @@ class OpenAIHttp:
         self._tls = tls_context(remote)
         self._session: aiohttp.ClientSession | None = None
 
-    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+    async def answer(
+        self, request: Request, *, within_s: float = math.inf
+    ) -> AsyncGenerator[Delta]:
         """Stream the engine's answer. Closing the generator hangs up at once, so the engine stops.
 
         Not while llama.cpp reads a prompt, though: it then looks after each batch and second only.
         """
         with self._tracer.span(request.trace, "engine", **self._facts) as span:
             sent_s, first = self._clock.now_s(), True
-            body = self._wire.encode(request, self._name)
-            response, deadline_s = await self._send(body)
+            due = _Due(within_s)
+            response = await self._send(self._wire.encode(request, self._name), due)
             try:
-                events, wait_s = Events(), self._first_token_s
+                events = Events()
                 read = self._wire.assembler(
                     self._name, self._new_id, redacted=self._remote.redacted
                 )
                 while not read.done:
-                    chunk = await self._read(response, deadline_s, wait_s)
+                    chunk = await self._read(response, due)
                     if not chunk:
                         break
                     seen = read.events
@@ -122,8 +125,7 @@ class OpenAIHttp:
                                 first = self._note_first(span, sent_s)
                             yield delta
                     if read.events > seen:  # a bare ping is no progress
-                        wait_s = self._stall_s
-                        deadline_s = asyncio.get_running_loop().time() + wait_s
+                        due.within(self._stall_s)
                 for delta in await self._last(response, read):
                     if first:
                         first = self._note_first(span, sent_s)
@@ -165,17 +167,14 @@ class OpenAIHttp:
             return aiohttp.UnixConnector(self._socket, limit=0, force_close=True)
         return connector_to(self._tls)
 
-    async def _send(self, body: bytes) -> tuple[aiohttp.ClientResponse, float]:
-        """Send the request as soon as there is somebody to take it.
-
-        Returns the response, and the loop's time at which its first token is due.
-        """
-        give_up_s = self._clock.now_s() + self._patience_s
+    async def _send(self, body: bytes, due: "_Due") -> aiohttp.ClientResponse:
+        """Send the request as soon as there is somebody to take it; its first token is due then."""
+        give_up_s = self._clock.now_s() + min(self._patience_s, due.wait_s)
         died = False
         while True:
-            deadline_s = asyncio.get_running_loop().time() + self._first_token_s
+            due.within(self._first_token_s)
             try:
-                return await self._attempt(body, deadline_s), deadline_s
+                return await self._attempt(body, due)
             except EngineUnreachableError as error:
                 if error.retry_s is None or self._clock.now_s() >= give_up_s:
                     raise
@@ -186,11 +185,11 @@ class OpenAIHttp:
                 give_up_s = self._clock.now_s() + self._patience_s
             await self._clock.sleep(CONNECT_PAUSE_S)
 
-    async def _attempt(self, body: bytes, deadline_s: float) -> aiohttp.ClientResponse:
+    async def _attempt(self, body: bytes, due: "_Due") -> aiohttp.ClientResponse:
         """Return a response with status 200; an error with `retry_s` says that nothing was done."""
         url = f"{self._base}{self._wire.path}"
         try:
-            async with asyncio.timeout_at(deadline_s):
+            async with asyncio.timeout_at(due.at_s):
                 response = await self._opened().post(url, data=body, allow_redirects=False)
         except aiohttp.ClientSSLError as cause:
             raise EngineUnreachableError(
@@ -199,7 +198,7 @@ class OpenAIHttp:
         except aiohttp.ConnectionTimeoutError as cause:
             raise self._unreachable(cause) from cause
         except TimeoutError as cause:
-            raise self._silent(self._first_token_s) from cause
+            raise self._silent(due) from cause
         except aiohttp.ClientHttpProxyError as cause:
             raise EngineUnreachableError(
                 f"{self._name} cannot be reached ({why_unreachable(cause)})"
@@ -229,15 +228,13 @@ class OpenAIHttp:
         span.note(ttft_ms=round((self._clock.now_s() - sent_s) * 1000, 3))
         return False
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, deadline_s: float, wait_s: float
-    ) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, due: "_Due") -> bytes:
         """Return the next bytes, or none at the end of the body."""
         try:
-            async with asyncio.timeout_at(deadline_s):
+            async with asyncio.timeout_at(due.at_s):
                 return await response.content.readany()
         except TimeoutError as cause:
-            raise self._silent(wait_s) from cause
+            raise self._silent(due) from cause
         except aiohttp.ClientError as cause:
             raise self._broke_off(cause) from cause
 
@@ -271,12 +268,28 @@ class OpenAIHttp:
         why = why_unreachable(cause)
         return EngineUnreachableError(f"{self._name} cannot be reached ({why})", retry_s=1)
 
-    def _silent(self, wait_s: float) -> EngineFailedError:
-        return EngineFailedError(f"{self._name} was silent for {wait_s:g} s")
+    def _silent(self, due: "_Due") -> EngineFailedError:
+        if due.at_s == due.ends_s:
+            return EngineFailedError(f"{self._name} was not done in time (models.*.total_s)")
+        return EngineFailedError(f"{self._name} was silent for {due.wait_s:g} s")
 
     def _broke_off(self, cause: Exception, *, before_a_word: bool = False) -> EngineFailedError:
         kind = _DiedError if before_a_word else EngineFailedError
         return kind(f"{self._name} broke off ({type(cause).__name__})")
+
+
+class _Due:
+    """When the next word of an answer is due, by the loop's time, and when all of it is."""
+
+    def __init__(self, within_s: float) -> None:
+        self._now_s = asyncio.get_running_loop().time
+        self.ends_s = self._now_s() + within_s
+        self.at_s = self.ends_s
+        self.wait_s = within_s
+
+    def within(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+        self.at_s = min(self._now_s() + wait_s, self.ends_s)
 
 
 class _DiedError(EngineFailedError):

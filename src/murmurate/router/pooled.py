@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import EngineFailedError, EngineUnreachableError, MurmurateError
+from murmurate.core.errors import EngineUnreachableError, MurmurateError
 from murmurate.core.ports import Tracer
 from murmurate.core.types import Delta, Frozen, Request, Usage
 from murmurate.router.budget import Budget
@@ -77,7 +77,7 @@ class Pooled:
         chance: random.Random,
     ) -> None:
         self._name = name
-        self._engines = [engine for _, _, engine in upstreams]
+        self._upstreams = [upstream for _, _, upstream in upstreams]
         self._terms = terms
         self._clock = clock
         self._tracer = tracer
@@ -97,13 +97,10 @@ class Pooled:
         `EngineUnreachableError` with `retry_s` at once while all are at rest after failures;
         otherwise the last failure, when nothing more may be tried.
         """
-        ends_s = self._clock.now_s() + self._terms.total_s
         attempt = await self._opened(request)
         try:
             yield attempt.first
             async for delta in attempt.deltas:
-                if self._clock.now_s() > ends_s:
-                    raise self._over_time()
                 if attempt.losers and isinstance(delta, Usage):
                     self.counts.hedge_tokens += attempt.losers * delta.tokens_in
                 yield delta
@@ -115,28 +112,22 @@ class Pooled:
 
     async def health(self) -> bool:
         """Say whether any of them would take a request."""
-        return any(await asyncio.gather(*(engine.health() for engine in self._engines)))
+        return any(await asyncio.gather(*(it.health() for it in self._upstreams)))
 
     async def close(self) -> None:
         """Close the connections to all of them."""
-        for engine in self._engines:
-            await engine.close()
+        for upstream in self._upstreams:
+            await upstream.close()
 
     def standings(self) -> list[Standing]:
         """Return how each upstream does, in their order."""
         return self._pool.standings(self._clock.now_s())
 
     async def _opened(self, request: Request) -> "_Attempt":
-        """Return an attempt with its first delta, within `total_s`."""
+        """Return an attempt that has its first delta; each has what time the others left it."""
         self._retries.deposit()
         self._hedges.deposit()
-        try:
-            async with asyncio.timeout(self._terms.total_s):
-                return await self._tried(request)
-        except TimeoutError as cause:
-            raise self._over_time() from cause
-
-    async def _tried(self, request: Request) -> "_Attempt":
+        ends_s = self._clock.now_s() + self._terms.total_s
         tried: set[int] = set()
         last: MurmurateError | None = None
         for number in range(self._terms.retries + 1):
@@ -144,11 +135,11 @@ class Pooled:
             if turn is None:
                 raise last or self._at_rest()
             try:
-                return await self._first(request, turn, tried)
+                return await self._first(_Asked(request, ends_s), turn, tried)
             except MurmurateError as error:
                 last = error
             wait_s = self._again_in_s(last, number, tried)
-            if wait_s is None:
+            if wait_s is None or self._clock.now_s() + wait_s >= ends_s:
                 raise last
             facts = {"cause": last.code, "wait_ms": round(wait_s * 1000)}
             with self._tracer.span(request.trace, "retry", **facts):
@@ -173,10 +164,10 @@ class Pooled:
         self.counts.retries += 1
         return wait_s
 
-    async def _first(self, request: Request, turn: Turn, tried: set[int]) -> "_Attempt":
+    async def _first(self, asked: "_Asked", turn: Turn, tried: set[int]) -> "_Attempt":
         """Ask one upstream, and a second one where the first is slow; `tried` hears of both."""
         tried.add(turn.index)
-        attempt = self._attempt(request, turn)
+        attempt = self._attempt(asked, turn)
         delay_s = self._hedge_s()
         if delay_s is None:
             await self._open(attempt)
@@ -186,7 +177,7 @@ class Pooled:
         try:
             await asyncio.wait(racing, timeout=delay_s)
             if not opening.done() and (second := self._hedge_turn(tried)) is not None:
-                return await self._raced(request, racing, second)
+                return await self._raced(asked, racing, second)
             await opening
             del racing[opening]
             return attempt
@@ -194,12 +185,13 @@ class Pooled:
             await self._end_others(racing)
 
     async def _raced(
-        self, request: Request, racing: dict["asyncio.Task[None]", "_Attempt"], turn: Turn
+        self, asked: "_Asked", racing: dict["asyncio.Task[None]", "_Attempt"], turn: Turn
     ) -> "_Attempt":
         """Send a hedge; return the attempt that has its first delta first, taken from `racing`."""
         self.counts.hedges += 1
-        with self._tracer.span(request.trace, "hedge") as span:
-            hedge = self._attempt(msgspec.structs.replace(request, trace=span.ref), turn)
+        with self._tracer.span(asked.request.trace, "hedge") as span:
+            below = msgspec.structs.replace(asked.request, trace=span.ref)
+            hedge = self._attempt(_Asked(below, asked.ends_s), turn)
             racing[asyncio.create_task(self._open(hedge))] = hedge
             failed: list[MurmurateError] = []
             waiting = set(racing)
@@ -245,8 +237,9 @@ class Pooled:
             tried.add(turn.index)
         return turn
 
-    def _attempt(self, request: Request, turn: Turn) -> "_Attempt":
-        return _Attempt(turn, self._engines[turn.index].answer(request))
+    def _attempt(self, asked: "_Asked", turn: Turn) -> "_Attempt":
+        within_s = asked.ends_s - self._clock.now_s()
+        return _Attempt(turn, self._upstreams[turn.index].answer(asked.request, within_s=within_s))
 
     async def _open(self, attempt: "_Attempt") -> None:
         """Wait for the first delta, and note how that went."""
@@ -275,8 +268,13 @@ class Pooled:
             retry_s=wait_s,
         )
 
-    def _over_time(self) -> EngineFailedError:
-        return EngineFailedError(f"{self._name} took longer than {self._terms.total_s:g} s")
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and when its time is over."""
+
+    request: Request
+    ends_s: float
 
 
 class _Attempt:
