@@ -220,11 +220,8 @@ class Assembler:
         self._counts: dict[str, int] = {}
         self._reason: str | None = None
         self.done = False
-
-    @property
-    def events(self) -> int:
-        """How many events there were, without pings."""
-        return self._tally.events
+        self.events = 0
+        """Without pings."""
 
     def feed(self, payload: bytes) -> list[Text]:
         """Take a payload; return the text in it. Sets `done` at the protocol's own end mark."""
@@ -234,7 +231,8 @@ class Assembler:
             raise EngineFailedError(f"{self._name} sent garbage: {cause}") from cause
         if event.type == "ping":
             return []
-        self._tally.event()
+        self.events += 1
+        self._tally.events(self.events)
         match event.type:
             case "content_block_delta":
                 return self._piece(event.index, event.delta)

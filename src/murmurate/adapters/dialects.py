@@ -13,11 +13,8 @@ class Assembler(Protocol):
     """Turns the payloads of a stream into deltas."""
 
     done: bool
-
-    @property
-    def events(self) -> int:
-        """How many payloads there were that show progress."""
-        ...
+    events: int
+    """How many payloads there were that show progress."""
 
     def feed(self, payload: bytes) -> Sequence[Text]:
         """Take the next payload; return the text in it."""

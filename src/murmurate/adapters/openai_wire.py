@@ -235,21 +235,16 @@ class Events:
 
 
 class Tally:
-    """How much an answer is so far. `EngineFailedError` over a bound: it may never come to an end.
-
-    `events` counts what showed progress.
-    """
+    """How much an answer is; `EngineFailedError` over a bound, as it may never come to an end."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._chars = 0
         self._calls_bytes = 0
-        self.events = 0
 
-    def event(self) -> None:
-        """Count an event."""
-        self.events += 1
-        if self.events > ANSWER_EVENTS_MAX:
+    def events(self, events: int) -> None:
+        """Note how many events there are."""
+        if events > ANSWER_EVENTS_MAX:
             raise EngineFailedError(
                 f"{self._name} sent over {ANSWER_EVENTS_MAX} events in one answer"
             )
@@ -299,11 +294,7 @@ class Assembler:
         self._usage: _Usage | None = None
         self._reason: str | None = None
         self.done = False
-
-    @property
-    def events(self) -> int:
-        """How many events there were."""
-        return self._tally.events
+        self.events = 0
 
     def feed(self, payload: bytes) -> list[Text]:
         """Take a payload; return the text in it. Sets `done` at the protocol's own end mark.
@@ -313,7 +304,9 @@ class Assembler:
         if payload == b"[DONE]":
             self.done = True
             return []
-        self._tally.event()
+        self.events += 1
+        if self.events > ANSWER_EVENTS_MAX:  # here, too: a call for each costs more than this
+            self._tally.events(self.events)
         try:
             chunk = _decode_chunk(payload)
         except msgspec.DecodeError as cause:

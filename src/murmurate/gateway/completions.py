@@ -104,6 +104,8 @@ class Completions:
                         span.note(tokens_in=delta.tokens_in, tokens_out=delta.tokens_out)
                     case Finished():
                         span.note(finish=delta.reason.value)
+                    case Diverted():  # in a later step of an agent; a stream's head is gone by then
+                        name_model(exchange, delta)
                     case _:
                         pass
                 yield delta

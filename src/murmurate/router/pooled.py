@@ -98,11 +98,12 @@ class Pooled:
         otherwise the last failure, when nothing more may be tried.
         """
         attempt = await self._opened(request)
+        losers = attempt.losers
         try:
             yield attempt.first
             async for delta in attempt.deltas:
-                if attempt.losers and isinstance(delta, Usage):
-                    self.counts.hedge_tokens += attempt.losers * delta.tokens_in
+                if losers and isinstance(delta, Usage):
+                    self.counts.hedge_tokens += losers * delta.tokens_in
                 yield delta
         except MurmurateError as error:
             self._pool.failed(attempt.turn, failure_of(error), self._clock.now_s())
