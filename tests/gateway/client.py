@@ -23,10 +23,12 @@ from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from tests.fakes import (
     DONE,
     FakeClock,
     FakeEmbedder,
+    FakeLedger,
     FakePlatform,
     FakeRuns,
     FakeSchedules,
@@ -114,6 +116,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -133,7 +136,7 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
-        requests = Requests(platform=self.platform, ids=ids)
+        requests = Requests(platform=self.platform, ledger=self.ledger, ids=ids)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -144,7 +147,9 @@ class House:
                 meter=self.meter,
                 log=self.log,
             ),
-            embeddings=Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
+            embeddings=Embeddings(
+                self.embedders, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
+            ),
             management=Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
             administration=Administration(
                 self.keys,
@@ -161,6 +166,7 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(
             handlers,
@@ -190,7 +196,8 @@ class House:
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
             "client": (client, 50_000),
         }

@@ -208,6 +208,12 @@ def revokes(town: Town) -> None:
     assert town.run("acme", "keys", "list").exit_code == 0
 
 
+def adds_up(town: Town) -> None:
+    said = town.run("birch", "usage", "--json").said
+    assert json.loads(said)["tenant"] == "birch"
+    town.run("birch", "usage", "--tenant", "acme").refused("operator")
+
+
 def examines(town: Town) -> None:
     said = town.run("birch", "doctor", "--json").said
     assert town.service.url in said
@@ -217,12 +223,14 @@ def examines(town: Town) -> None:
 
 CASES: dict[str, Callable[[Town], None] | str] = {
     "up": "starts a service of its own and asks none",
+    "deploy edge-proxy": "prints a text made of the configuration and asks no service",
     "ask": asks,
     "chat": chats,
     "ingest": ingests,
     "search": searches,
     "knowledge status": shows_knowledge,
     "trace": traces,
+    "usage": adds_up,
     "runs start": starts_runs,
     "runs list": lists_runs,
     "runs show": shows_runs,

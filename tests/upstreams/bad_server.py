@@ -87,7 +87,7 @@ async def stalling(line: Line) -> None:
 async def slow(line: Line) -> None:
     """Answer well, but late: later than a hedge is sent, in time for everything else."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(0.15):
+        async with asyncio.timeout(0.6):
             await line.until_hung_up()
             return
     await line.say(STREAM, WHOLE)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from murmurate.accounts.service import Book
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
@@ -14,6 +15,7 @@ from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
@@ -28,6 +30,7 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    book: Book
     metrics: Metrics
 
 
@@ -36,7 +39,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=inside.platform, ids=outside.ids)
+    requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -47,7 +50,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             meter=inside.metrics,
             log=outside.events,
         ),
-        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
+        embeddings=Embeddings(embedders, ledger=inside.book, body_bytes_max=body_bytes_max),
         management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
         administration=Administration(
             opened.keys,
@@ -64,6 +67,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
     return Gateway(
         handlers,
@@ -87,4 +91,5 @@ def limits_of(config: Config) -> Limits:
         body_s=config.http.body_s,
         write_s=config.http.unread_s,
         bodies_bytes_max=config.http.bodies_bytes_max,
+        compress_bytes_min=config.http.compress_bytes_min,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from murmurate.accounts.service import Book
 from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
@@ -31,14 +32,16 @@ def chain(
     collections: Collections,
     metrics: Metrics,
     *,
+    book: Book,
     journals: Journals,
 ) -> Sessions:
     """Return the request path. Outermost what a client meets first, innermost the engines."""
     clock, tracer = outside.clock, outside.tracer
     cache = config.cache
     store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
-    tools = built_in(collections, outside.sandbox, tracer)
     watch_cache(metrics, store)
+    tools = built_in(collections, outside.sandbox, tracer)
+    asked = Asked(routed_by(config, outside, metrics, book), journals)
 
     def cached(below: Model, policy: Policy) -> Cached:
         def but_no_replay(request: Request) -> str | None:
@@ -46,9 +49,7 @@ def chain(
 
         return Cached(below, store=store, clock=clock, tracer=tracer, policy=but_no_replay)
 
-    plain = cached(
-        Asked(models(config, outside, metrics), journals), lambda r: plain_policy(config, r)
-    )
+    plain = cached(asked, lambda r: plain_policy(config, r))
     agents = Agents(
         plain,
         agents=config.agents,
@@ -69,11 +70,15 @@ def chain(
     )
 
 
-def models(config: Config, outside: Outside, metrics: Metrics) -> Fallbacks:
-    """Return the way to the engines: through the lanes of a model, or of one that stands in."""
+def routed_by(config: Config, outside: Outside, metrics: Metrics, book: Book) -> Fallbacks:
+    """Return the way to all engines: through the lanes of a model, or of one that stands in.
+
+    What they use is counted and written into the book.
+    """
 
     def metered(request: Request, usage: Usage) -> None:
         metrics.tokens(request.model, usage.tokens_in, usage.tokens_out)
+        book.used(request.tenant, request.key, request.model, usage)
 
     routed = Routed(
         _backends(config, outside),

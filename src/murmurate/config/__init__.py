@@ -42,6 +42,7 @@ from murmurate.config.references import (
     webhook_keys,
 )
 from murmurate.config.sections import (
+    AccountsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "TENANT_NAME",
     "TOOLS",
     "TOTAL_S",
+    "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
     "CacheConfig",

@@ -7,6 +7,7 @@ import msgspec
 from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, ScheduleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
+    AccountsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -59,6 +60,7 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
+    accounts: AccountsConfig = AccountsConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -75,6 +77,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
+    "accounts": AccountsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,

@@ -6,14 +6,15 @@ from murmurate.core.ports import Span
 from murmurate.core.types import Caller, Diverted, Lane, Request, SessionRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
-from murmurate.gateway.ports import Platform
+from murmurate.gateway.ports import Ledger, Platform
 
 
 class Requests:
     """Makes requests for the models that the caller's tenant may use."""
 
-    def __init__(self, *, platform: Platform, ids: Ids) -> None:
+    def __init__(self, *, platform: Platform, ledger: Ledger, ids: Ids) -> None:
         self._platform = platform
+        self._ledger = ledger
         self._ids = ids
 
     def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
@@ -24,10 +25,11 @@ class Requests:
                 f"no chat model {body.model!r} is served here; there are: {known}", param="model"
             )
         session = self._session_ref(exchange.header(b"x-murmurate-session"))
-        return Request(
+        request = Request(
             id=self._ids.new("req"),
             tenant=caller.tenant,
             model=body.model,
+            key=caller.key_id,
             messages=messages_of(body, continues=session is not None and not session.new),
             tools=tools_of(body),
             sampling=sampling_of(body),
@@ -36,6 +38,8 @@ class Requests:
             session=session,
             trace=span.ref,
         )
+        self._ledger.asked(caller.tenant, caller.key_id, body.model)
+        return request
 
     def _session_ref(self, header: bytes | None) -> SessionRef | None:
         if header is None:

@@ -31,6 +31,7 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
     BODIES_BYTES_MAX,
     BODY_S_MAX,
+    COMPRESS_BYTES_MIN,
     EVENTS,
     LINES,
     WRITE_S_MAX,
@@ -48,6 +49,7 @@ from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 
 BUCKETS_MAX = 2 * KEYS_MAX
 CLIENT_GONE = 499
@@ -66,6 +68,7 @@ class Limits(Frozen, frozen=True):
     body_s: float = BODY_S_MAX
     write_s: float = WRITE_S_MAX
     bodies_bytes_max: int = BODIES_BYTES_MAX
+    compress_bytes_min: int = COMPRESS_BYTES_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Handlers:
     administration: Administration
     background: Background
     timetable: Timetable
+    usages: Usages
 
 
 class Gateway:
@@ -127,8 +131,16 @@ class Gateway:
 
     async def __call__(self, scope: asgi.Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
-        body_s, write_s = self._limits.body_s, self._limits.write_s
-        exchange = Exchange(scope, receive, send, body_s=body_s, write_s=write_s, room=self._room)
+        limits = self._limits
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            body_s=limits.body_s,
+            write_s=limits.write_s,
+            compress_bytes_min=limits.compress_bytes_min,
+            room=self._room,
+        )
         route = self._route(exchange.path)
         began_s = self._clock.now_s()
         self._in_flight += 1
@@ -283,6 +295,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
         Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
+        Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
         Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
