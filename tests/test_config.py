@@ -189,6 +189,7 @@ def test_what_is_shown_of_several_servers_has_no_header_in_it(tmp_path: Path) ->
 
 def test_anthropic_is_said_and_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K", "sk-secret-1")
+    parse({"models": {"m": {**REMOTE, "headers": {"x-api-key": "env:K"}}}})  # for others, a header
     table = {**REMOTE, "engine": "anthropic", "key": "env:K"}
     [place] = upstreams("m", parse({"models": {"m": table}}).models["m"])
     assert place.remote.dialect is Dialect.ANTHROPIC
@@ -235,6 +236,10 @@ def test_anthropic_is_said_and_not_guessed(monkeypatch: pytest.MonkeyPatch) -> N
         (
             {"models": {"m": {"upstreams": [{**REMOTE, "key": "sk-live"}]}}},
             r"models.m.upstreams\[0\].key: expected a reference",
+        ),
+        (
+            {"models": {"m": {**REMOTE, "engine": "anthropic", "headers": {"X-Api-Key": "k"}}}},
+            "m.headers.X-Api-Key: set by murmurate itself",
         ),
         ({"models": {"m": {**MODEL, "retries": 0}}}, "models.m.retries: engine 'llama.cpp' has no"),
         ({"models": {"m": {**MODEL, "upstreams": [REMOTE]}}}, "models.m.upstreams: engine 'llama"),

@@ -314,7 +314,7 @@ def test_of_an_answer_that_was_cut_by_its_bound_only_whole_calls_are_kept() -> N
     [
         ("overloaded_error", "Overloaded", OverloadedError, "claude is busy: Overloaded"),
         ("rate_limit_error", "slow down", OverloadedError, "claude is busy: slow down"),
-        ("authentication_error", "sk-1 is bad", EngineUnreachableError, r": \[hidden\] is bad"),
+        ("authentication_error", "x", EngineUnreachableError, "refuses .authentication_error.; ch"),
         ("invalid_request_error", "bad", BadRequestError, "claude: bad"),
         (
             "invalid_request_error",
@@ -322,6 +322,7 @@ def test_of_an_answer_that_was_cut_by_its_bound_only_whole_calls_are_kept() -> N
             PromptTooLongError,
             "210000 tokens",
         ),
+        ("api_error", "sk-1", EngineFailedError, r"claude failed: \[hidden\]"),
         ("api_error", "Internal", EngineFailedError, "claude failed: Internal"),
         ("timeout_error", "late", EngineFailedError, "claude failed: late"),
         ("brand_new_error", "?", EngineFailedError, "claude failed"),

@@ -325,6 +325,8 @@ def test_one_that_is_ill_again_and_again_is_left_alone(case: Case) -> None:
             assert isinstance(error, EngineUnreachableError)
             assert error.retry_s is not None
             assert error.detail.startswith("big failed too often and is left alone; retry after ")
+            is_told = case.error is EngineUnreachableError
+            assert (case.words in error.detail) is is_told, "an upstream's own words may quote"
             asked = server.asked
             await it.told()
             assert server.asked == asked, "it is not asked at all"

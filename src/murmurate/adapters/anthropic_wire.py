@@ -307,7 +307,7 @@ def failure(name: str, said: UpstreamError) -> MurmurateError:
     if said.type in _BUSY:
         return OverloadedError(f"{name} is busy: {said.detail}", retry_s=BUSY_S)
     if said.type in _OURS_TO_MEND:
-        return EngineUnreachableError(f"{name} refuses ({said.type}): {said.detail}")
+        return EngineUnreachableError(f"{name} refuses ({said.type}); check its key and account")
     if said.type == "invalid_request_error":
         return BadRequestError(f"{name}: {said.detail}")
     return EngineFailedError(f"{name} failed: {said.detail}")

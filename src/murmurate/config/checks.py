@@ -1,6 +1,7 @@
 """Refuses settings that can't work, alone or together."""
 
 import re
+from collections.abc import Set
 from ipaddress import ip_network
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,15 +24,8 @@ from murmurate.core.cron import Cron
 from murmurate.core.errors import ConfigError
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_OWN_HEADERS = {
-    "authorization",
-    "x-api-key",
-    "anthropic-version",
-    "content-type",
-    "content-length",
-    "host",
-    "accept",
-}
+_OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "accept"}
+_OWN_OF_ANTHROPIC = {"x-api-key", "anthropic-version"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
@@ -186,9 +180,12 @@ def _check_model(name: str, model: ModelConfig, embedder: str) -> None:
         raise ConfigError(f"{where} has url and upstreams: one server, or several")
     if model.hedge_s is not None and model.hedge_quantile is not None:
         raise ConfigError(f"{where} has hedge_s and hedge_quantile: expected one of them")
-    _check_remote(where, model)
+    own = _OWN_HEADERS
+    if model.engine is Engine.ANTHROPIC:
+        own = _OWN_HEADERS | _OWN_OF_ANTHROPIC
+    _check_remote(where, model, own_headers=own)
     for number, upstream in enumerate(model.upstreams):
-        _check_remote(f"{where}.upstreams[{number}]", upstream)
+        _check_remote(f"{where}.upstreams[{number}]", upstream, own_headers=own)
 
 
 def _check_fallbacks(where: str, name: str, config: Config) -> None:
@@ -250,7 +247,12 @@ def _check_log(log: LogConfig) -> None:
         raise ConfigError(f"log.url: {_POSTGRES_URL}")
 
 
-def _check_remote(where: str, remote: ModelConfig | UpstreamConfig | EmbeddingsConfig) -> None:
+def _check_remote(
+    where: str,
+    remote: ModelConfig | UpstreamConfig | EmbeddingsConfig,
+    *,
+    own_headers: Set[str] = _OWN_HEADERS,
+) -> None:
     """Check what says how to reach another server. No value that may be secret is shown."""
     if remote.key is not None and not is_reference(remote.key):
         raise ConfigError(f"{where}.key: expected a reference, env:NAME or file:PATH")
@@ -261,7 +263,7 @@ def _check_remote(where: str, remote: ModelConfig | UpstreamConfig | EmbeddingsC
     for name, value in remote.headers.items():
         if not _HEADER.fullmatch(name) or not value.isprintable():
             raise ConfigError(f"{where}.headers.{name}: expected a header's name and one line")
-        if name.lower() in _OWN_HEADERS:
+        if name.lower() in own_headers:
             raise ConfigError(f"{where}.headers.{name}: set by murmurate itself; the key is `key`")
 
 

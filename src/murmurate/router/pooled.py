@@ -18,7 +18,7 @@ from murmurate.core.errors import EngineUnreachableError, MurmurateError
 from murmurate.core.ports import Tracer
 from murmurate.core.types import Delta, Frozen, Request, Usage
 from murmurate.router.budget import Budget
-from murmurate.router.failures import MEANINGS, failure_of, pause_s
+from murmurate.router.failures import MEANINGS, Failure, failure_of, pause_s
 from murmurate.router.pool import Pool, Standing, Turn
 from murmurate.router.ports import Upstream
 
@@ -89,6 +89,7 @@ class Pooled:
         )
         self._hedges = Budget(share=HEDGE_SHARE, per_s=0, most=HEDGES_MOST, now_s=now_s)
         self._firsts_s: deque[float] = deque(maxlen=FIRSTS_KEPT)
+        self._why = ""
         self.counts = Counts()
 
     async def answer(self, request: Request) -> AsyncGenerator[Delta]:
@@ -106,7 +107,7 @@ class Pooled:
                     self.counts.hedge_tokens += losers * delta.tokens_in
                 yield delta
         except MurmurateError as error:
-            self._pool.failed(attempt.turn, failure_of(error), self._clock.now_s())
+            self._note_failure(attempt, error)
             raise
         finally:
             await self._close(attempt)
@@ -248,8 +249,7 @@ class Pooled:
         try:
             attempt.first = await anext(attempt.deltas)
         except MurmurateError as error:
-            now_s = self._clock.now_s()
-            self._pool.failed(attempt.turn, failure_of(error), now_s, retry_s=error.retry_s)
+            self._note_failure(attempt, error)
             raise
         except BaseException:
             await self._close(attempt)
@@ -258,6 +258,13 @@ class Pooled:
         self._pool.answered(attempt.turn, now_s)
         self._firsts_s.append(now_s - began_s)
 
+    def _note_failure(self, attempt: "_Attempt", error: MurmurateError) -> None:
+        failure, now_s = failure_of(error), self._clock.now_s()
+        self._pool.failed(attempt.turn, failure, now_s, retry_s=error.retry_s)
+        if MEANINGS[failure].is_ill:
+            # Other failures have the upstream's words in them, which may quote another tenant.
+            self._why = f"; {error.detail}" if failure is Failure.UNREACHABLE else ""
+
     async def _close(self, attempt: "_Attempt") -> None:
         self._pool.over(attempt.turn)
         await attempt.deltas.aclose()
@@ -265,7 +272,8 @@ class Pooled:
     def _at_rest(self) -> EngineUnreachableError:
         wait_s = max(self._pool.waits_s(self._clock.now_s()), 1.0)
         return EngineUnreachableError(
-            f"{self._name} failed too often and is left alone; retry after {wait_s:.0f} s",
+            f"{self._name} failed too often and is left alone; retry after {wait_s:.0f} s"
+            f"{self._why}",
             retry_s=wait_s,
         )
 
