@@ -20,6 +20,7 @@ from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.telemetry import TelemetryStore
 from murmurate.agents.ports import Sandbox
+from murmurate.cache.ports import Shared
 from murmurate.compose.engines import Means, engines_of
 from murmurate.config import (
     Config,
@@ -27,6 +28,7 @@ from murmurate.config import (
     EmbeddingsEngine,
     LogPlace,
     log_place,
+    redis_url,
 )
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError
@@ -43,6 +45,7 @@ from murmurate.observe.spans import Recorder, SpanRecord
 
 if TYPE_CHECKING:
     from murmurate.adapters.postgres.log import PostgresLog
+    from murmurate.adapters.redis_answers import RedisAnswers
 
 
 class Traces(Protocol):
@@ -51,6 +54,13 @@ class Traces(Protocol):
     async def spans(self, tenant: str, trace_id: str) -> Sequence[Any]:
         """Return the spans of a trace of that tenant; none when it is not known."""
         ...
+
+
+class SharedAnswers(Shared, Protocol):
+    """Answers that several servers share, and how well that goes."""
+
+    hits: int
+    misses: int
 
 
 class LogCare(Protocol):
@@ -91,6 +101,7 @@ class Outside:
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     log_care: LogCare | None = None
+    shared_answers: SharedAnswers | None = None
     close: Sequence[Callable[[], Any]] = ()
 
 
@@ -137,6 +148,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
     events = JsonLog(place.events, clock=clock)
     log = await _log(config, state, clock=clock, events=events)
+    answers = open_redis(config, clock=clock, events=events)
     # Which upstream is drawn, and how long a pause is, needs no secrecy.
     means = Means(clock, tracer, ids, random.Random())  # noqa: S311
     engines = engines_of(
@@ -158,14 +170,11 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         fetcher=fetcher,
         troubles=lambda: read_troubles(state / TROUBLES),
         log_care=log,
+        shared_answers=answers,
         close=(
             *(engine.close for engine in engines.values()),
-            library.close,
-            sandbox.close,
-            fetcher.close,
-            log.close,
-            telemetry.close,
-            events.close,
+            *(() if answers is None else (answers.close,)),
+            *(part.close for part in (library, sandbox, fetcher, log, telemetry, events)),
         ),
     )
 
@@ -219,6 +228,25 @@ async def open_postgres(
         ) from cause
     database = Database(place.url, schema=place.schema, password=place.password)
     return await PostgresLog.open(database, clock=clock, on_damage=on_damage)
+
+
+def open_redis(config: Config, *, clock: Clock, events: EventLog) -> "RedisAnswers | None":
+    """Return the answers in Redis, where one is configured; nothing is asked of it yet.
+
+    Raises:
+        MissingPartError: The client is not installed.
+    """
+    url = redis_url(config.cache)
+    if url is None:
+        return None
+    try:
+        from murmurate.adapters.redis_answers import RedisAnswers  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as cause:
+        raise MissingPartError(
+            f"cache.redis_url needs {cause.name}, which is not installed:"
+            " pip install 'murmurate[redis]'"
+        ) from cause
+    return RedisAnswers(url, clock=clock, events=events)
 
 
 def read_troubles(path: Path) -> dict[str, Trouble]:

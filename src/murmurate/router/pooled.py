@@ -207,10 +207,20 @@ class Pooled:
                         continue
                     winner = racing.pop(opening)
                     winner.losers = len(racing) - len(failed)
+                    self._note_slow(racing)
                     self.counts.hedges_won += winner is hedge
                     span.note(won=winner is hedge)
                     return winner
             raise failed[0]
+
+    def _note_slow(self, racing: dict["asyncio.Task[None]", "_Attempt"]) -> None:
+        """Count what was too slow with the time that it had.
+
+        Without the slow ones the quantile would sink with each hedge, until the budget is spent.
+        """
+        now_s = self._clock.now_s()
+        waited_s = [now_s - it.began_s for opening, it in racing.items() if not opening.done()]
+        self._firsts_s.extend(waited_s)
 
     async def _end_others(self, racing: dict["asyncio.Task[None]", "_Attempt"]) -> None:
         """Hang up at once on whoever lost; the tokens that they still write are theirs."""
@@ -241,11 +251,11 @@ class Pooled:
 
     def _attempt(self, asked: "_Asked", turn: Turn) -> "_Attempt":
         within_s = asked.ends_s - self._clock.now_s()
-        return _Attempt(turn, self._upstreams[turn.index].answer(asked.request, within_s=within_s))
+        deltas = self._upstreams[turn.index].answer(asked.request, within_s=within_s)
+        return _Attempt(turn, deltas, self._clock.now_s())
 
     async def _open(self, attempt: "_Attempt") -> None:
         """Wait for the first delta, and note how that went."""
-        began_s = self._clock.now_s()
         try:
             attempt.first = await anext(attempt.deltas)
         except MurmurateError as error:
@@ -256,7 +266,7 @@ class Pooled:
             raise
         now_s = self._clock.now_s()
         self._pool.answered(attempt.turn, now_s)
-        self._firsts_s.append(now_s - began_s)
+        self._firsts_s.append(now_s - attempt.began_s)
 
     def _note_failure(self, attempt: "_Attempt", error: MurmurateError) -> None:
         failure, now_s = failure_of(error), self._clock.now_s()
@@ -289,8 +299,9 @@ class _Asked:
 class _Attempt:
     """One upstream asked once: its deltas, the first of them apart, and how many it outran."""
 
-    def __init__(self, turn: Turn, deltas: AsyncGenerator[Delta]) -> None:
+    def __init__(self, turn: Turn, deltas: AsyncGenerator[Delta], began_s: float) -> None:
         self.turn = turn
         self.deltas = deltas
+        self.began_s = began_s
         self.first: Delta
         self.losers = 0
