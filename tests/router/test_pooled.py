@@ -285,6 +285,20 @@ def test_hedges_have_a_budget_and_a_quantile_needs_enough_answers() -> None:
     asyncio.run(run())
 
 
+def test_a_request_that_lost_counts_for_the_quantile_with_the_time_that_it_had() -> None:
+    async def run() -> None:
+        silent = asyncio.Event()
+        story = Story(FakeUpstream([silent], ANSWER), hedge_s=0.001)
+        told = asyncio.ensure_future(story.told())
+        while not story.asked[0]:
+            await asyncio.sleep(0)
+        story.clock.time_s = 7
+        assert await told == list(ANSWER)
+        assert sorted(story.pooled._firsts_s) == [0, 7]
+
+    asyncio.run(run())
+
+
 def test_it_is_well_while_one_of_them_is_and_closes_all() -> None:
     async def run() -> None:
         story = Story(FakeUpstream(ANSWER), FakeUpstream(ANSWER))

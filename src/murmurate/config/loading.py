@@ -30,7 +30,7 @@ _PATHS = {
     "knowledge": ("folder",),
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
-_SECRETS = set("key redis_url headers proxy upstreams password secret secrets".split())
+_SECRETS = {"key", "headers", "proxy", "upstreams", "password", "secret", "secrets", "redis_url"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 
