@@ -8,6 +8,7 @@ from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, listen_address
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
@@ -16,6 +17,7 @@ from murmurate.gateway.requests import Requests
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
@@ -30,6 +32,7 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    approvals: Approvals
     book: Book
     metrics: Metrics
 
@@ -67,6 +70,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        decisions=Decisions(inside.approvals),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
     return Gateway(

@@ -11,6 +11,7 @@ from murmurate.config.agents import (
     AnswerStyle,
     KnowledgeConfig,
     Missed,
+    Permission,
     ScheduleConfig,
 )
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
@@ -44,6 +45,7 @@ from murmurate.config.references import (
 )
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -77,6 +79,7 @@ __all__ = [
     "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
+    "ApprovalsConfig",
     "CacheConfig",
     "Config",
     "Dialect",
@@ -92,6 +95,7 @@ __all__ = [
     "Missed",
     "ModelConfig",
     "OutgoingConfig",
+    "Permission",
     "Remote",
     "RouterConfig",
     "RunsConfig",
