@@ -9,9 +9,12 @@ from contextlib import suppress
 import aiohttp
 
 from murmurate.adapters.dialects import WIRES, Assembler
+from murmurate.adapters.http_stream import Response, Upstream, is_plain
 from murmurate.adapters.openai_wire import Events
 from murmurate.adapters.remote import (
+    KEEPALIVE_S,
     connector_to,
+    headers_for,
     open_session,
     retry_after_s,
     said_by,
@@ -29,6 +32,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ports import Span, Tracer
 from murmurate.core.types import Delta, Request, Usage
+from murmurate.core.waiting import Patience, within
 
 CONNECT_S = 5.0
 """How long a request waits for an engine that is being restarted (0.1 s for a small model)."""
@@ -52,8 +56,12 @@ AGAIN = {408, 409, 425}
 BUSY = {429, 503, 529}
 """529 is Anthropic's word for 503."""
 
+EVENTS = "text/event-stream"
 DRAIN_S = 0.05
 DRAIN_BYTES_MAX = 4096
+
+Answered = aiohttp.ClientResponse | Response
+"""What a request comes to, by either way."""
 
 
 class OpenAIHttp:
@@ -97,6 +105,7 @@ class OpenAIHttp:
         self._new_id = new_id
         self._tls = tls_context(remote)
         self._session: aiohttp.ClientSession | None = None
+        self._upstream: Upstream | None = None
 
     async def answer(
         self, request: Request, *, within_s: float = math.inf
@@ -109,13 +118,17 @@ class OpenAIHttp:
             sent_s, first = self._clock.now_s(), True
             due = _Due(within_s)
             response = await self._send(self._wire.encode(request, self._name), due)
+            content = response.content
+            patience = Patience(lambda: content.set_exception(TimeoutError()))
             try:
                 events = Events()
                 read = self._wire.assembler(
                     self._name, self._new_id, redacted=self._remote.redacted
                 )
                 while not read.done:
-                    chunk = await self._read(response, due)
+                    patience.starts(due.at_s)
+                    chunk = await self._read(content, due)
+                    patience.stops()
                     if not chunk:
                         break
                     seen = read.events
@@ -132,6 +145,7 @@ class OpenAIHttp:
                     _note(span, delta)
                     yield delta
             finally:
+                patience.end()
                 response.close()
 
     async def health(self) -> bool:
@@ -147,6 +161,8 @@ class OpenAIHttp:
 
     async def close(self) -> None:
         """Close all connections; answers still under way fail."""
+        if self._upstream is not None:
+            self._upstream.close()
         if self._session is not None:
             await self._session.close()
 
@@ -157,9 +173,23 @@ class OpenAIHttp:
                 self._remote,
                 connector=self._connector(),
                 connect_s=self._connect_s,
-                accept="text/event-stream",
+                accept=EVENTS,
             )
         return self._session
+
+    async def _post(self, url: str, body: bytes, deadline_s: float) -> Answered:
+        """Ask by the way that is open to this upstream; redirects are not followed."""
+        if self._socket is not None or not is_plain(self._remote):
+            async with asyncio.timeout_at(deadline_s):
+                return await self._opened().post(url, data=body, allow_redirects=False)
+        if self._upstream is None:
+            self._upstream = Upstream(
+                self._base,
+                headers_for(self._remote, accept=EVENTS),
+                connect_s=self._connect_s,
+                keep_s=KEEPALIVE_S,
+            )
+        return await self._upstream.post(url, body, deadline_s=deadline_s)
 
     def _connector(self) -> aiohttp.BaseConnector:
         """A local connection costs microseconds and is never reused, so it is never a stale one."""
@@ -167,7 +197,7 @@ class OpenAIHttp:
             return aiohttp.UnixConnector(self._socket, limit=0, force_close=True)
         return connector_to(self._tls)
 
-    async def _send(self, body: bytes, due: "_Due") -> aiohttp.ClientResponse:
+    async def _send(self, body: bytes, due: "_Due") -> Answered:
         """Send the request as soon as there is somebody to take it; its first token is due then."""
         give_up_s = self._clock.now_s() + min(self._patience_s, due.wait_s)
         died = False
@@ -185,12 +215,11 @@ class OpenAIHttp:
                 give_up_s = self._clock.now_s() + self._patience_s
             await self._clock.sleep(CONNECT_PAUSE_S)
 
-    async def _attempt(self, body: bytes, due: "_Due") -> aiohttp.ClientResponse:
+    async def _attempt(self, body: bytes, due: "_Due") -> Answered:
         """Return a response with status 200; an error with `retry_s` says that nothing was done."""
         url = f"{self._base}{self._wire.path}"
         try:
-            async with asyncio.timeout_at(due.at_s):
-                response = await self._opened().post(url, data=body, allow_redirects=False)
+            response = await self._post(url, body, due.at_s)
         except aiohttp.ClientSSLError as cause:
             raise EngineUnreachableError(
                 f"{self._name} cannot be reached ({why_unreachable(cause)})"
@@ -214,7 +243,7 @@ class OpenAIHttp:
         finally:
             response.close()
 
-    async def _last(self, response: aiohttp.ClientResponse, read: Assembler) -> Sequence[Delta]:
+    async def _last(self, response: Answered, read: Assembler) -> Sequence[Delta]:
         """Return what ends an answer; its connection can be used again then."""
         kind = response.content_type
         if not read.events and not read.done and kind in NO_STREAMS:
@@ -228,17 +257,16 @@ class OpenAIHttp:
         span.note(ttft_ms=round((self._clock.now_s() - sent_s) * 1000, 3))
         return False
 
-    async def _read(self, response: aiohttp.ClientResponse, due: "_Due") -> bytes:
+    async def _read(self, content: aiohttp.StreamReader | Response, due: "_Due") -> bytes:
         """Return the next bytes, or none at the end of the body."""
         try:
-            async with asyncio.timeout_at(due.at_s):
-                return await response.content.readany()
+            return await content.readany()
         except TimeoutError as cause:
             raise self._silent(due) from cause
         except aiohttp.ClientError as cause:
             raise self._broke_off(cause) from cause
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> MurmurateError:
+    async def _refusal(self, response: Answered) -> MurmurateError:
         """Return the error that stands for a status other than 200."""
         try:
             async with asyncio.timeout(REFUSAL_S):
@@ -310,11 +338,10 @@ def _not_sent(cause: aiohttp.ClientError) -> bool:
     )
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
+async def _drain(response: Answered) -> None:
     """Read the few bytes behind the end mark, without which the connection can't be used again."""
     with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(DRAIN_S):
-            await response.content.read(DRAIN_BYTES_MAX)
+        await within(DRAIN_S, response.content.read(DRAIN_BYTES_MAX))
 
 
 def _note(span: Span, delta: Delta) -> None:

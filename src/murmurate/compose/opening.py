@@ -33,7 +33,7 @@ from murmurate.config import (
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError
 from murmurate.core.fetch import Fetcher
-from murmurate.core.ids import Ids
+from murmurate.core.ids import Ids, SystemChance
 from murmurate.core.ports import Embedder, EventLog, Log, Tracer
 from murmurate.core.reach import Reach
 from murmurate.engines.ports import Engine as EnginePort
@@ -133,7 +133,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     """Return the real adapters of a server process."""
     state = place.state
     clock = SystemClock()
-    ids = Ids(clock, random.SystemRandom())
+    ids = Ids(clock, SystemChance())
     telemetry = TelemetryStore(state / "telemetry.db")
     sampler = Sampler()
 
