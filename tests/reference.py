@@ -33,7 +33,7 @@ from msgspec.inspect import (
 )
 
 from murmurate.cli.commands import main as commands
-from murmurate.config import SECTIONS, TABLES, Section
+from murmurate.config import SECTIONS, TABLES, Section, UpstreamConfig
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
@@ -53,6 +53,10 @@ BLOCK = re.compile(r"(<!-- generated: (\w+)([^>\n]*) -->\n).*?(<!-- end -->)", r
 ENDLESS = 1e9
 """Bounds from here on only keep out what no clock or memory knows, such as `inf`."""
 SHAPES: dict[type[Type], str] = {BoolType: "true or false", StrType: "text", DictType: "table"}
+PARTS: dict[str, type[Section]] = {"models.NAME.upstreams": UpstreamConfig}
+"""What stands in a list of tables."""
+
+ITEMS: dict[type[Type], str] = {IntType: "integers", StructType: "tables"}
 CONNECTION = ("state", "key", "url")
 
 
@@ -129,7 +133,7 @@ def settings(names: str) -> str:
         (
             (f"`{f'{name}.' if sections[1:] else ''}{field.name}`", *cells(kind, field))
             for name in sections
-            for kind in [{**SECTIONS, **TABLES}[name.partition(".")[0]]]
+            for kind in [PARTS.get(name) or {**SECTIONS, **TABLES}[name.partition(".")[0]]]
             for field in msgspec.structs.fields(kind)
         ),
     )
@@ -193,7 +197,7 @@ def shape(kind: Type) -> str:
         case EnumType(cls=names):
             return ", ".join(f"`{it.value}`" for it in names)
         case VarTupleType(item_type=item, min_length=least):
-            items = "list of integers" if isinstance(item, IntType) else "list of texts"
+            items = f"list of {ITEMS.get(type(item), 'texts')}"
             return f"{items}, not empty" if least else items
         case _:
             return SHAPES[type(kind)]

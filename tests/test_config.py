@@ -14,6 +14,7 @@ from murmurate.config import (
     AgentConfig,
     AnswerStyle,
     Config,
+    Dialect,
     EmbeddingsEngine,
     Engine,
     KnowledgeConfig,
@@ -27,8 +28,8 @@ from murmurate.config import (
     load,
     log_place,
     parse,
-    remote,
     secret,
+    upstreams,
     webhook_keys,
     weights_path,
 )
@@ -109,7 +110,8 @@ def test_headers_and_proxies_may_be_references(monkeypatch: pytest.MonkeyPatch) 
     for name, value in {"K": "sk-secret-1", "O": "org-secret", "P": "http://u:pw@p:1"}.items():
         monkeypatch.setenv(name, value)
     table = {**REMOTE, "key": "env:K", "headers": {"X-Org": "env:O", "X-A": "b"}, "proxy": "env:P"}
-    found = remote(parse({"models": {"m": table}}).models["m"])
+    [place] = upstreams("m", parse({"models": {"m": table}}).models["m"])
+    found = place.remote
     assert found == Remote(
         "https://h/v1",
         "sk-secret-1",
@@ -129,7 +131,69 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
     ):
         model = parse({"models": {"m": {**REMOTE, key: value}}}).models["m"]
         with pytest.raises(ConfigError, match=words):
-            remote(model)
+            upstreams("m", model)
+
+
+SEVERAL = """
+[models.big]
+key = "env:K"
+headers = { X-A = "a", X-B = "b" }
+ca_file = "certs/c.pem"
+retries = 1
+hedge_quantile = 0.95
+fallbacks = ["tiny"]
+fallback_on = ["overloaded"]
+[[models.big.upstreams]]
+url = "https://a.example/v1/"
+weight = 3
+[[models.big.upstreams]]
+url = "https://a.example/v1"
+key = "env:OTHER"
+upstream_name = "big-2"
+headers = { X-B = "c" }
+[models.tiny]
+weights = "builtin:tiny"
+"""
+
+
+def test_several_servers_stand_for_a_model_and_take_from_it_what_they_leave_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("K", "sk-secret-1")
+    monkeypatch.setenv("OTHER", "sk-secret-2")
+    (tmp_path / "certs").mkdir()
+    pem = tmp_path / "certs" / "c.pem"
+    pem.touch()
+    file = tmp_path / "murmurate.toml"
+    file.write_text(SEVERAL)
+    model = load(file).models["big"]
+    assert model.engine is Engine.OPENAI
+    first, second = upstreams("big", model)
+    assert (first.label, second.label) == ("a.example/v1", "a.example/v1 #2")
+    assert (first.weight, second.weight) == (3, 1)
+    assert (first.name, second.name) == ("big", "big-2")
+    assert first.section == "models.big.upstreams[0]"
+    ours = {"X-A": "a", "X-B": "b"}
+    assert first.remote == Remote("https://a.example/v1", "sk-secret-1", ours, ca_file=str(pem))
+    assert second.remote.key == "sk-secret-2"
+    assert second.remote.headers == {"X-A": "a", "X-B": "c"}
+
+
+def test_what_is_shown_of_several_servers_has_no_header_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "murmurate.toml"
+    file.write_text(SEVERAL.replace("ca_file", "# ca_file"))
+    shown = {key: (value, origin) for key, value, origin in explain(file)}
+    assert shown["models.big.upstreams.1.headers.X-B"] == ("(set)", str(file))
+    assert shown["models.big.upstreams.0.weight"] == (3.0, str(file))
+    assert shown["models.big.upstreams.0.key"] == (None, "default")
+
+
+def test_anthropic_is_said_and_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K", "sk-secret-1")
+    parse({"models": {"m": {**REMOTE, "headers": {"x-api-key": "env:K"}}}})  # for others, a header
+    table = {**REMOTE, "engine": "anthropic", "key": "env:K"}
+    [place] = upstreams("m", parse({"models": {"m": table}}).models["m"])
+    assert place.remote.dialect is Dialect.ANTHROPIC
 
 
 # What does not.
@@ -161,6 +225,40 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
         ({"models": {"m": {"engine": "vllm"}}}, "models.m.engine = 'vllm': .*one of llama.cpp, op"),
         ({"models": {"m": {}}}, "models.m: .*missing required field `engine`"),
         ({"agents": {"a": {"model": "tiny", "answers": "long"}}}, "'long': .*one of quote, comp"),
+        # Several servers, and models that stand in.
+        ({"models": {"m": {**REMOTE, "upstreams": [REMOTE]}}}, "models.m has url and upstreams"),
+        ({"models": {"m": {"upstreams": []}}}, "models.m.url is missing"),
+        ({"models": {"m": {"upstreams": [{"key": "sk-live"}]}}}, r"upstreams\[0\]: .*field `url`$"),
+        (
+            {"models": {"m": {"upstreams": [{**REMOTE, "wight": 1}]}}},
+            "`wight`; expected one of url, key, upstream_name, headers, ca_file, proxy, weight",
+        ),
+        ({"models": {"m": {"upstreams": [{**REMOTE, "weight": 0}]}}}, "weight: .* > 0.0"),
+        (
+            {"models": {"m": {"upstreams": [{**REMOTE, "key": "sk-live"}]}}},
+            r"models.m.upstreams\[0\].key: expected a reference",
+        ),
+        (
+            {"models": {"m": {**REMOTE, "engine": "anthropic", "headers": {"X-Api-Key": "k"}}}},
+            "m.headers.X-Api-Key: set by murmurate itself",
+        ),
+        ({"models": {"m": {**MODEL, "retries": 0}}}, "models.m.retries: engine 'llama.cpp' has no"),
+        ({"models": {"m": {**MODEL, "upstreams": [REMOTE]}}}, "models.m.upstreams: engine 'llama"),
+        (
+            {"models": {"m": {**REMOTE, "hedge_s": 1, "hedge_quantile": 0.9}}},
+            "models.m has hedge_s and hedge_quantile",
+        ),
+        ({"models": {"m": {**MODEL, "fallbacks": ["m"]}}}, "m.fallbacks has 'm': expected one of"),
+        ({"models": {"m": {**MODEL, "fallbacks": ["x"]}}}, "there is no other model"),
+        (
+            {"models": {"m": {**MODEL, "fallbacks": ["n", "n"]}, "n": MODEL}},
+            "models.m.fallbacks has 'n' twice",
+        ),
+        ({"models": {"m": {**MODEL, "fallback_on": ["failed"]}}}, "without fallbacks it has no ef"),
+        (
+            {"models": {"m": {**MODEL, "fallbacks": ["n"], "fallback_on": ["late"]}, "n": MODEL}},
+            "expected one of unreachable, overloaded, failed, too_long",
+        ),
         # Values out of their range.
         ({"server": {"requests_max": 0}}, "server.requests_max = 0: Expected `int` >= 1"),
         ({"server": {"body_bytes_max": -1}}, "server.body_bytes_max = -1: Expected `int` >= 1"),

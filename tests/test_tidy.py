@@ -33,6 +33,7 @@ COVERED_ELSEWHERE = {
     "config/tree.py": "tests/test_config.py",
     "compose/batches.py": "tests/test_compose.py",
     "compose/edge.py": "tests/test_compose.py",
+    "compose/engines.py": "tests/upstreams, tests/test_compose.py",
     "compose/keys.py": "tests/test_compose.py",
     "compose/opening.py": "tests/test_compose.py",
     "compose/path.py": "tests/test_compose.py",

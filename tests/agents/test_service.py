@@ -27,6 +27,7 @@ from murmurate.core.types import (
     Citation,
     Cited,
     Delta,
+    Diverted,
     Finished,
     FinishReason,
     Message,
@@ -163,6 +164,16 @@ def test_an_answer_without_a_tool_is_the_models_own() -> None:
 def test_the_reason_of_the_last_step_is_the_answers() -> None:
     deltas = helped(agents(Saying(Text("It"), Finished(FinishReason.LENGTH))))
     assert deltas[-1] == Finished(FinishReason.LENGTH)
+
+
+def test_an_answer_for_which_another_model_stood_in_says_so_and_is_not_kept() -> None:
+    other = Finished(FinishReason.STOP, repeatable=False)
+    below = InTurn(
+        Saying(Diverted("other"), call("now"), Usage(1, 1), CALLS),
+        Saying(Diverted("other"), Text("noon"), Usage(1, 1), other),
+    )
+    found = helped(agents(below, {"now": FakeTool("now")}))
+    assert found == [Diverted("other"), Diverted("other"), Text("noon"), Usage(2, 2), other]
 
 
 def test_other_names_pass_down_unchanged() -> None:

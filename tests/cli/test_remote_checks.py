@@ -230,6 +230,48 @@ def test_a_model_that_is_smaller_than_configured_or_slow_is_a_warning() -> None:
     assert judge_context(subject, model, SLOW_MS, None).verdict == "ok"
 
 
+def test_each_server_of_a_model_has_a_finding_of_its_own() -> None:
+    async def run() -> list[Finding]:
+        async with server(Upstream(listing(max_model_len=9))) as url:
+            other = f"{url.removesuffix('/v1')}/v2"
+            model = {
+                "key": "env:BIG_KEY",
+                "upstream_name": "big-1",
+                "upstreams": [{"url": url}, {"url": other}, {"url": url, "key": "env:NOT_BIG_KEY"}],
+            }
+            all_checks = checks(parse({"models": {"big": model}}), embedded_by=None, timeout_s=5)
+            return await asked(all_checks, timeout_s=5, on_done=lambda _: None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOT_BIG_KEY", "sk-wrong-1")
+        well, wrong, refused = asyncio.run(run())
+    assert (well.verdict, wrong.verdict, refused.verdict) == ("ok", "fail", "fail")
+    assert well.about.startswith("model big at 127.0.0.1:")
+    assert wrong.about.endswith("/v2")
+    assert wrong.advice.startswith("check models.big.upstreams[1].url")
+    assert refused.about.endswith("/v1 #2")
+    assert refused.advice == "check models.big.upstreams[2].key"
+
+
+def test_anthropic_s_api_is_asked_in_its_own_way() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append((request.path, request.headers.get("x-api-key")))
+        if request.path == "/v1/models":
+            return web.json_response({"data": [{"id": "claude-other", "type": "model"}]})
+        return web.json_response(
+            {"type": "message"}, status=200 if "messages" in request.path else 404
+        )
+
+    def config(url: str) -> Config:
+        return config_at(url, model={"engine": "anthropic"})
+
+    [finding] = found(handler, config)
+    assert finding.verdict == "ok"
+    assert seen[:2] == [("/v1/models", KEY), ("/v1/messages", KEY)]
+
+
 # The embedder.
 
 

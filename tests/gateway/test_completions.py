@@ -17,6 +17,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.types import (
     Cited,
+    Diverted,
     Finished,
     FinishReason,
     Lane,
@@ -101,6 +102,24 @@ def test_the_first_delta_and_the_tokens_are_noted() -> None:
         "finish": "stop",
         "status": 200,
     }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_is_told_once_when_another_model_answers(stream: bool) -> None:
+    house = House(Saying(Diverted("other"), Diverted("other"), *HI))
+    answer = house.chat({"stream": stream})
+    assert answer.headers["x-murmurate-model"] == "other"
+    assert b"Diverted" not in answer.body
+    assert house.meter.firsts == ["tiny"]
+    late = House(Saying(Text("Hel"), Diverted("other"), Text("lo"), DONE)).chat({"stream": stream})
+    assert late.status == 200
+    assert late.headers.get("x-murmurate-model") == (None if stream else "other")
+    assert "x-murmurate-model" not in House(Saying(*HI)).chat({"stream": stream}).headers
+
+
+def test_nothing_is_sent_before_the_other_model_has_begun_its_answer() -> None:
+    failing = Saying(Diverted("other"), EngineFailedError("broke off"))
+    assert House(failing).chat({"stream": True}).status == 502
 
 
 # Streams.

@@ -16,6 +16,7 @@ from murmurate.jobs.approvals import AUDIT, AUDIT_TENANT, Verdict
 from murmurate.jobs.entries import Kind, folded, id_of
 from murmurate.jobs.replay import Asked
 from murmurate.observe.spans import SpanRecord
+from murmurate.router.fallbacks import Fallbacks
 from murmurate.router.lanes import Load
 from murmurate.router.service import Routed
 from murmurate.sync.entries import SessionMessage, decode
@@ -156,7 +157,9 @@ def routed_of(generation: Generation) -> Routed:
     assert isinstance(plain, Cached)
     asked = plain._below
     assert isinstance(asked, Asked)
-    routed = asked._below
+    fallbacks = asked._below
+    assert isinstance(fallbacks, Fallbacks)
+    routed = fallbacks._below
     assert isinstance(routed, Routed)
     return routed
 

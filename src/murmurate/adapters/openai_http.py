@@ -1,14 +1,16 @@
-"""Any engine that speaks OpenAI's HTTP protocol: our own workers on a socket, or a remote URL."""
+"""Any engine behind HTTP: our own workers on a socket, or a server elsewhere at its URL."""
 
 import asyncio
 import errno
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 
 import aiohttp
 
+from murmurate.adapters.dialects import WIRES, Assembler
 from murmurate.adapters.http_stream import Response, Upstream, is_plain
-from murmurate.adapters.openai_wire import Assembler, Events, encode
+from murmurate.adapters.openai_wire import Events
 from murmurate.adapters.remote import (
     KEEPALIVE_S,
     connector_to,
@@ -42,6 +44,18 @@ REFUSAL_BYTES_MAX = 64 * 1024
 LLAMA_LOADING = "Loading model"
 """What llama.cpp says, with 503, between opening its socket and having its weights."""
 
+NO_STREAMS = {"text/html", "text/plain", "application/json"}
+"""What proxies and web servers answer with; a stream that only bears a wrong name is read."""
+
+OUT_OF_CREDIT = "credit balance is too low"
+"""What Anthropic says, with 400."""
+
+AGAIN = {408, 409, 425}
+"""What OpenAI's and Anthropic's own clients try again, though it is said to be the client's."""
+
+BUSY = {429, 503, 529}
+"""529 is Anthropic's word for 503."""
+
 EVENTS = "text/event-stream"
 DRAIN_S = 0.05
 DRAIN_BYTES_MAX = 4096
@@ -54,9 +68,9 @@ class OpenAIHttp:
     """An engine behind HTTP: on a Unix `socket`, or at the `remote`'s URL such as https://h/v1.
 
     Connections are made when needed, as many as there are requests: the router limits those. A
-    request that could not be sent is tried again for `connect_s`; one that was sent, never, except
-    that one of our own engines died before it said a word: then once (were it the request that
-    kills the engine, it kills two).
+    request that could not be sent is tried again for `patience_s` (`connect_s`, unless it says
+    otherwise); one that was sent, never, except that one of our own engines died before it said a
+    word: then once (were it the request that kills the engine, it kills two).
     """
 
     def __init__(
@@ -71,7 +85,10 @@ class OpenAIHttp:
         tracer: Tracer,
         new_id: Callable[[], str],
         connect_s: float = CONNECT_S,
+        patience_s: float | None = None,
+        label: str | None = None,
     ) -> None:
+        """`label` names it in traces, where several servers stand for one model."""
         self._name = name
         self._remote = remote
         self._base = remote.url.rstrip("/")
@@ -80,6 +97,9 @@ class OpenAIHttp:
         self._first_token_s = first_token_s
         self._stall_s = stall_s
         self._connect_s = connect_s
+        self._patience_s = connect_s if patience_s is None else patience_s
+        self._wire = WIRES[remote.dialect]
+        self._facts = {"model": name} if label is None else {"model": name, "upstream": label}
         self._clock = clock
         self._tracer = tracer
         self._new_id = new_id
@@ -87,24 +107,46 @@ class OpenAIHttp:
         self._session: aiohttp.ClientSession | None = None
         self._upstream: Upstream | None = None
 
-    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+    async def answer(
+        self, request: Request, *, within_s: float = math.inf
+    ) -> AsyncGenerator[Delta]:
         """Stream the engine's answer. Closing the generator hangs up at once, so the engine stops.
 
         Not while llama.cpp reads a prompt, though: it then looks after each batch and second only.
         """
-        with self._tracer.span(request.trace, "engine", model=self._name) as span:
-            sent_s = self._clock.now_s()
-            first = True
-            async with (
-                self._sent(encode(request, self._name)) as (response, deadline_s),
-                aclosing(self._deltas(response, deadline_s)) as deltas,
-            ):
-                async for delta in deltas:
+        with self._tracer.span(request.trace, "engine", **self._facts) as span:
+            sent_s, first = self._clock.now_s(), True
+            due = _Due(within_s)
+            response = await self._send(self._wire.encode(request, self._name), due)
+            content = response.content
+            patience = Patience(lambda: content.set_exception(TimeoutError()))
+            try:
+                events = Events()
+                read = self._wire.assembler(
+                    self._name, self._new_id, redacted=self._remote.redacted
+                )
+                while not read.done:
+                    patience.starts(due.at_s)
+                    chunk = await self._read(content, due)
+                    patience.stops()
+                    if not chunk:
+                        break
+                    seen = read.events
+                    for payload in events.feed(chunk):
+                        for delta in read.feed(payload):
+                            if first:
+                                first = self._note_first(span, sent_s)
+                            yield delta
+                    if read.events > seen:  # a bare ping is no progress
+                        due.within(self._stall_s)
+                for delta in await self._last(response, read):
                     if first:
-                        first = False
-                        span.note(ttft_ms=round((self._clock.now_s() - sent_s) * 1000, 3))
+                        first = self._note_first(span, sent_s)
                     _note(span, delta)
                     yield delta
+            finally:
+                patience.end()
+                response.close()
 
     async def health(self) -> bool:
         """Say within a second whether the engine answers (and, at a URL, takes the key)."""
@@ -155,26 +197,14 @@ class OpenAIHttp:
             return aiohttp.UnixConnector(self._socket, limit=0, force_close=True)
         return connector_to(self._tls)
 
-    @asynccontextmanager
-    async def _sent(self, body: bytes) -> AsyncGenerator[tuple[Answered, float]]:
-        """Hold the response to a request; yields it and the loop's time of the first token's end.
-
-        Leaving the block closes the connection, unless the response was read to its end.
-        """
-        response, deadline_s = await self._send(body)
-        try:
-            yield response, deadline_s
-        finally:
-            response.close()
-
-    async def _send(self, body: bytes) -> tuple[Answered, float]:
-        """Send the request as soon as there is somebody to take it."""
-        give_up_s = self._clock.now_s() + self._connect_s
+    async def _send(self, body: bytes, due: "_Due") -> Answered:
+        """Send the request as soon as there is somebody to take it; its first token is due then."""
+        give_up_s = self._clock.now_s() + min(self._patience_s, due.wait_s)
         died = False
         while True:
-            deadline_s = asyncio.get_running_loop().time() + self._first_token_s
+            due.within(self._first_token_s)
             try:
-                return await self._attempt(body, deadline_s), deadline_s
+                return await self._attempt(body, due)
             except EngineUnreachableError as error:
                 if error.retry_s is None or self._clock.now_s() >= give_up_s:
                     raise
@@ -182,14 +212,14 @@ class OpenAIHttp:
                 if died:
                     raise
                 died = True
-                give_up_s = self._clock.now_s() + self._connect_s
+                give_up_s = self._clock.now_s() + self._patience_s
             await self._clock.sleep(CONNECT_PAUSE_S)
 
-    async def _attempt(self, body: bytes, deadline_s: float) -> Answered:
+    async def _attempt(self, body: bytes, due: "_Due") -> Answered:
         """Return a response with status 200; an error with `retry_s` says that nothing was done."""
-        url = f"{self._base}/chat/completions"
+        url = f"{self._base}{self._wire.path}"
         try:
-            response = await self._post(url, body, deadline_s)
+            response = await self._post(url, body, due.at_s)
         except aiohttp.ClientSSLError as cause:
             raise EngineUnreachableError(
                 f"{self._name} cannot be reached ({why_unreachable(cause)})"
@@ -197,7 +227,7 @@ class OpenAIHttp:
         except aiohttp.ConnectionTimeoutError as cause:
             raise self._unreachable(cause) from cause
         except TimeoutError as cause:
-            raise self._silent(self._first_token_s) from cause
+            raise self._silent(due) from cause
         except aiohttp.ClientHttpProxyError as cause:
             raise EngineUnreachableError(
                 f"{self._name} cannot be reached ({why_unreachable(cause)})"
@@ -213,40 +243,26 @@ class OpenAIHttp:
         finally:
             response.close()
 
-    async def _deltas(self, response: Answered, deadline_s: float) -> AsyncGenerator[Delta]:
-        """Read the stream to its end mark. Only payloads count as progress, not bare pings."""
-        events = Events()
-        assembler = Assembler(self._name, self._new_id, redacted=self._remote.redacted)
-        wait_s = self._first_token_s
-        loop, content = asyncio.get_running_loop(), response.content
-        patience = Patience(lambda: content.set_exception(TimeoutError()))
-        try:
-            while not assembler.done:
-                patience.starts(deadline_s)
-                chunk = await self._read(content, wait_s)
-                patience.stops()
-                if not chunk:
-                    break
-                payloads = events.feed(chunk)
-                for payload in payloads:
-                    for delta in assembler.feed(payload):
-                        yield delta
-                if payloads:
-                    wait_s = self._stall_s
-                    deadline_s = loop.time() + wait_s
-        finally:
-            patience.end()
+    async def _last(self, response: Answered, read: Assembler) -> Sequence[Delta]:
+        """Return what ends an answer; its connection can be used again then."""
+        kind = response.content_type
+        if not read.events and not read.done and kind in NO_STREAMS:
+            raise EngineFailedError(f"{self._name} answered with {kind} instead of a stream")
         if self._socket is None:
             await _drain(response)
-        for delta in assembler.end():
-            yield delta
+        return read.end()
 
-    async def _read(self, content: aiohttp.StreamReader | Response, wait_s: float) -> bytes:
+    def _note_first(self, span: Span, sent_s: float) -> bool:
+        """Note how long the first delta took; return that the next one is not the first."""
+        span.note(ttft_ms=round((self._clock.now_s() - sent_s) * 1000, 3))
+        return False
+
+    async def _read(self, content: aiohttp.StreamReader | Response, due: "_Due") -> bytes:
         """Return the next bytes, or none at the end of the body."""
         try:
             return await content.readany()
         except TimeoutError as cause:
-            raise self._silent(wait_s) from cause
+            raise self._silent(due) from cause
         except aiohttp.ClientError as cause:
             raise self._broke_off(cause) from cause
 
@@ -267,12 +283,12 @@ class OpenAIHttp:
             return EngineUnreachableError(
                 f"{name} is not there (404); check models.*.url and models.*.upstream_name"
             )
-        if status == 402 or said.code == "insufficient_quota":
+        if status == 402 or said.code == "insufficient_quota" or OUT_OF_CREDIT in said.message:
             return EngineUnreachableError(f"{name}: the account's quota is used up ({status})")
-        if status in (429, 503):
+        if status in BUSY:
             retry_s = retry_after_s(response.headers, unix_ms=self._clock.unix_ms())
             return OverloadedError(f"{name} is busy ({status}): {said.detail}", retry_s=retry_s)
-        if 400 <= status < 500:
+        if 400 <= status < 500 and status not in AGAIN:
             return said.too_long(name) or BadRequestError(f"{name}: {said.detail}")
         return EngineFailedError(f"{name} answered {status}: {said.detail}")
 
@@ -280,12 +296,28 @@ class OpenAIHttp:
         why = why_unreachable(cause)
         return EngineUnreachableError(f"{self._name} cannot be reached ({why})", retry_s=1)
 
-    def _silent(self, wait_s: float) -> EngineFailedError:
-        return EngineFailedError(f"{self._name} was silent for {wait_s:g} s")
+    def _silent(self, due: "_Due") -> EngineFailedError:
+        if due.at_s == due.ends_s:
+            return EngineFailedError(f"{self._name} was not done in time (models.*.total_s)")
+        return EngineFailedError(f"{self._name} was silent for {due.wait_s:g} s")
 
     def _broke_off(self, cause: Exception, *, before_a_word: bool = False) -> EngineFailedError:
         kind = _DiedError if before_a_word else EngineFailedError
         return kind(f"{self._name} broke off ({type(cause).__name__})")
+
+
+class _Due:
+    """When the next word of an answer is due, by the loop's time, and when all of it is."""
+
+    def __init__(self, within_s: float) -> None:
+        self._now_s = asyncio.get_running_loop().time
+        self.ends_s = self._now_s() + within_s
+        self.at_s = self.ends_s
+        self.wait_s = within_s
+
+    def within(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+        self.at_s = min(self._now_s() + wait_s, self.ends_s)
 
 
 class _DiedError(EngineFailedError):

@@ -1,4 +1,4 @@
-"""Asks an OpenAI-compatible server what it is: is it there, does it take the key, what has it."""
+"""Asks another server what it is: is it there, does it take the key, what has it."""
 
 import asyncio
 import socket
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from murmurate.adapters.dialects import WIRES
 from murmurate.adapters.openai_wire import UpstreamError
 from murmurate.adapters.remote import (
     connector_to,
@@ -111,7 +112,9 @@ class Probe:
             "messages": [{"role": "user", "content": "Hi"}],
             "max_tokens": 1,
         }
-        return await self._reply("POST", f"{self._remote.url}/chat/completions", body)
+        return await self._reply(
+            "POST", f"{self._remote.url}{WIRES[self._remote.dialect].path}", body
+        )
 
     async def props_tokens(self) -> int | None:
         """Return the context that llama.cpp's own `/props` tells; None of any other server."""

@@ -37,6 +37,8 @@ _REASONS = {
 """Whatever else an upstream says ("stop", "content_filter", "eos") is an answer that ended."""
 
 _TOO_LONG = {"exceed_context_size_error", "context_length_exceeded"}
+_TOO_LONG_WORDS = ("prompt is too long", "exceed context limit", "maximum context length")
+"""Anthropic's, twice, and vLLM's: their codes tell it from no other wrong request."""
 
 
 class UpstreamError(msgspec.Struct, frozen=True):
@@ -55,7 +57,9 @@ class UpstreamError(msgspec.Struct, frozen=True):
 
     def too_long(self, name: str) -> PromptTooLongError | None:
         """Return the error to raise if the prompt did not fit."""
-        if not {self.type, self.code} & _TOO_LONG:
+        if not {self.type, self.code} & _TOO_LONG and not any(
+            words in self.message for words in _TOO_LONG_WORDS
+        ):
             return None
         if self.n_prompt_tokens is None or self.n_ctx is None:
             return PromptTooLongError(f"{name}: {self.detail}", param="messages")
@@ -184,7 +188,7 @@ def _turn(message: Message) -> list[dict[str, Any]]:
 
 def _call(part: CallPart) -> dict[str, Any]:
     """Arguments that are no JSON object, as a weak model writes them, would be refused with 500."""
-    fits = _is_object(part.arguments)
+    fits = is_object(part.arguments)
     arguments = (
         part.arguments if fits else msgspec.json.encode({"invalid": part.arguments}).decode()
     )
@@ -230,6 +234,39 @@ class Events:
         return payloads
 
 
+class Tally:
+    """How much an answer is; `EngineFailedError` over a bound, as it may never come to an end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._chars = 0
+        self._calls_bytes = 0
+
+    def events(self, events: int) -> None:
+        """Note how many events there are."""
+        if events > ANSWER_EVENTS_MAX:
+            raise EngineFailedError(
+                f"{self._name} sent over {ANSWER_EVENTS_MAX} events in one answer"
+            )
+
+    def text(self, chars: int) -> None:
+        """Count characters of text or of calls."""
+        self._chars += chars
+        if self._chars > ANSWER_CHARS_MAX:
+            raise EngineFailedError(
+                f"{self._name} sent over {ANSWER_CHARS_MAX} characters in one answer"
+            )
+
+    def calls(self, calls: int, chars: int) -> None:
+        """Note how many calls there are, and count characters of theirs."""
+        self.text(chars)
+        self._calls_bytes += chars
+        if calls > CALLS_MAX or self._calls_bytes > CALLS_BYTES_MAX:
+            raise EngineFailedError(
+                f"{self._name} asked for over {CALLS_MAX} tools or {CALLS_BYTES_MAX} bytes"
+            )
+
+
 class _Call:
     """A tool call that is still being put together."""
 
@@ -253,12 +290,11 @@ class Assembler:
         self._new_id = new_id
         self._redacted = redacted
         self._calls: dict[int, _Call] = {}
-        self._calls_bytes = 0
-        self._chars = 0
-        self._events = 0
+        self._tally = Tally(name)
         self._usage: _Usage | None = None
         self._reason: str | None = None
         self.done = False
+        self.events = 0
 
     def feed(self, payload: bytes) -> list[Text]:
         """Take a payload; return the text in it. Sets `done` at the protocol's own end mark.
@@ -268,11 +304,9 @@ class Assembler:
         if payload == b"[DONE]":
             self.done = True
             return []
-        self._events += 1
-        if self._events > ANSWER_EVENTS_MAX:
-            raise EngineFailedError(
-                f"{self._name} sent over {ANSWER_EVENTS_MAX} events in one answer"
-            )
+        self.events += 1
+        if self.events > ANSWER_EVENTS_MAX:  # here, too: a call for each costs more than this
+            self._tally.events(self.events)
         try:
             chunk = _decode_chunk(payload)
         except msgspec.DecodeError as cause:
@@ -293,7 +327,7 @@ class Assembler:
             self._join(piece)
         if not choice.delta.content:
             return []
-        self._grow(len(choice.delta.content))
+        self._tally.text(len(choice.delta.content))
         return [Text(choice.delta.content)]
 
     def end(self) -> list[Delta]:
@@ -306,7 +340,7 @@ class Assembler:
             for _, call in sorted(self._calls.items())
         ]
         if reason is FinishReason.LENGTH:
-            calls = [call for call in calls if _is_object(call.arguments)]
+            calls = [call for call in calls if is_object(call.arguments)]
         elif calls:
             reason = FinishReason.TOOL_CALLS
         deltas: list[Delta] = [*calls]
@@ -324,19 +358,7 @@ class Assembler:
         call.name += name
         if arguments:
             call.arguments.append(arguments)
-        self._grow(len(name) + len(arguments))
-        self._calls_bytes += len(name) + len(arguments)
-        if len(self._calls) > CALLS_MAX or self._calls_bytes > CALLS_BYTES_MAX:
-            raise EngineFailedError(
-                f"{self._name} asked for over {CALLS_MAX} tools or {CALLS_BYTES_MAX} bytes"
-            )
-
-    def _grow(self, chars: int) -> None:
-        self._chars += chars
-        if self._chars > ANSWER_CHARS_MAX:
-            raise EngineFailedError(
-                f"{self._name} sent over {ANSWER_CHARS_MAX} characters in one answer"
-            )
+        self._tally.calls(len(self._calls), len(name) + len(arguments))
 
 
 def _failure(name: str, said: UpstreamError) -> MurmurateError:
@@ -349,7 +371,7 @@ def _usage(usage: _Usage) -> Usage:
     return Usage(usage.prompt_tokens, usage.completion_tokens, cached or 0)
 
 
-def _is_object(text: str) -> bool:
+def is_object(text: str) -> bool:
     """Say whether the text is a whole JSON object; a cut one is of no use to anybody."""
     try:
         msgspec.json.decode(text, type=dict[str, msgspec.Raw])

@@ -10,8 +10,9 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
+from murmurate.adapters.anthropic_wire import VERSION
 from murmurate.adapters.openai_wire import UpstreamError, decode_error
-from murmurate.config import Remote
+from murmurate.config import Dialect, Remote
 from murmurate.core.errors import ConfigError
 
 KEEPALIVE_S = 4.0
@@ -36,8 +37,12 @@ def open_session(
 def headers_for(remote: Remote, *, accept: str) -> dict[str, str]:
     """Return what each request carries: this server's key and headers."""
     headers = {"Content-Type": "application/json", "Accept": accept, **remote.headers}
+    if remote.dialect is Dialect.ANTHROPIC:
+        headers["anthropic-version"] = VERSION
     if remote.key is not None:
-        headers["Authorization"] = f"Bearer {remote.key}"
+        is_openai = remote.dialect is Dialect.OPENAI
+        name, value = ("Authorization", "Bearer ") if is_openai else ("x-api-key", "")
+        headers[name] = f"{value}{remote.key}"
     return headers
 
 

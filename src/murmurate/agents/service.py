@@ -88,6 +88,7 @@ class Agents:
                 async for delta in deltas:
                     yield delta
             usage = usage.plus(reply.usage)
+            repeatable = repeatable and reply.repeatable
             if not reply.calls:
                 yield usage
                 yield Finished(reply.reason, repeatable)

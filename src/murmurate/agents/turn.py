@@ -10,6 +10,7 @@ from murmurate.core.types import (
     Citation,
     Cited,
     Delta,
+    Diverted,
     Finished,
     FinishReason,
     Message,
@@ -37,6 +38,7 @@ class Reply:
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     reason: FinishReason = FinishReason.STOP
+    repeatable: bool = True
 
     def take(self, delta: Delta) -> Delta | None:
         """Note the delta; return it when the user should see it at once."""
@@ -51,15 +53,20 @@ class Reply:
                 self.calls.append(delta)
             case Usage():
                 self.usage = self.usage.plus(delta)
-            case Finished(reason):
+            case Diverted():
+                return delta
+            case Finished(reason, repeatable):
                 self.reason = reason
+                self.repeatable = repeatable
         return None
 
     def kept(self) -> bytes:
         """Return it as a journal keeps it."""
         deltas: list[Delta] = [Text(self.text)] if self.text else []
         deltas += [Cited(self.citations)] if self.citations else []
-        return msgspec.json.encode([*deltas, *self.calls, self.usage, Finished(self.reason)])
+        return msgspec.json.encode(
+            [*deltas, *self.calls, self.usage, Finished(self.reason, self.repeatable)]
+        )
 
 
 def deltas_of(kept: bytes) -> list[Delta]:

@@ -5,15 +5,24 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
 from murmurate.adapters.openai_embedder import OpenAIEmbedder
 from murmurate.adapters.openai_probe import Probe, Reply, listed
 from murmurate.cli.findings import NOTHING_TO_DO, OTHERS_VECTORS, Finding, Verdict
-from murmurate.config import Config, EmbeddingsConfig, Engine, ModelConfig, Remote, remote
+from murmurate.config import (
+    Config,
+    EmbeddingsConfig,
+    ModelConfig,
+    Remote,
+    UpstreamPlace,
+    remote,
+    upstreams,
+)
 from murmurate.core.clock import SystemClock
-from murmurate.core.errors import EngineUnreachableError, MurmurateError
+from murmurate.core.errors import ConfigError, EngineUnreachableError, MurmurateError
 from murmurate.workers.embedder import identity
 
 SLOW_MS = 2000.0
@@ -45,8 +54,8 @@ def checks(config: Config, *, embedded_by: str | None, timeout_s: float) -> dict
     """Return what to ask whom. `embedded_by` is whose vectors the index has, where it has any."""
     found: dict[str, Check] = {}
     for name, model in config.models.items():
-        if model.engine is Engine.OPENAI:
-            found[f"model {name}"] = lambda name=name, model=model: check_model(name, model)
+        if model.engine.is_elsewhere:
+            found |= checks_of(name, model)
     embeddings = config.embeddings
     if embeddings.url is not None:
         # Half of it for one attempt: then there is time to say what went wrong.
@@ -77,11 +86,28 @@ async def asked(
     return list(await asyncio.gather(*(one(about, check) for about, check in checks.items())))
 
 
-async def check_model(name: str, model: ModelConfig) -> Finding:
+def checks_of(name: str, model: ModelConfig) -> dict[str, Check]:
+    """Return a check for each server that stands for a model."""
+    try:
+        places = upstreams(name, model)
+    except ConfigError as error:
+        wrong = Finding(f"model {name}", "fail", error.detail, "correct this key")
+        return {wrong.about: partial(_known, wrong)}
+    several = len(places) > 1
+    subjects = {f"model {name} at {it.label}" if several else f"model {name}": it for it in places}
+    return {
+        about: partial(check_model, Subject(about, it.section), it, model)
+        for about, it in subjects.items()
+    }
+
+
+async def _known(finding: Finding) -> Finding:
+    return finding
+
+
+async def check_model(subject: Subject, place: UpstreamPlace, model: ModelConfig) -> Finding:
     """Say whether a model elsewhere can be reached, takes the key, exists and is large enough."""
-    subject = Subject(f"model {name}", f"models.{name}")
-    upstream = model.upstream_name or name
-    reached = remote(model)
+    upstream, reached = place.name, place.remote
     try:
         async with Probe(reached) as probe:
             reply = await probe.models()
@@ -99,6 +125,7 @@ async def check_model(name: str, model: ModelConfig) -> Finding:
                 context_tokens = await probe.props_tokens()
     except EngineUnreachableError as error:
         return judge_way(subject, reached.redacted(error.detail))
+    model = msgspec.structs.replace(model, url=reached.url)
     return judge_context(subject, model, reply.ms, context_tokens)
 
 
@@ -173,7 +200,9 @@ def judge_context(
     detail = f"{model.url}, takes the key, {size}"
     asked_tokens = model.context_tokens
     if context_tokens is not None and asked_tokens is not None and asked_tokens > context_tokens:
-        advice = f"set {subject.section}.context_tokens = {context_tokens}"
+        advice = (
+            f"set {subject.section.partition('.upstreams')[0]}.context_tokens = {context_tokens}"
+        )
         return subject.found("warn", f"{detail}, but {asked_tokens} configured", advice, ms=ms)
     if ms > SLOW_MS:
         return subject.found("warn", f"{detail}, slow", "is it far, or busy?", ms=ms)

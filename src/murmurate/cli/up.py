@@ -23,6 +23,7 @@ from murmurate.config import (
     load,
     log_place,
     remote,
+    upstreams,
     weights_path,
 )
 from murmurate.core.clock import SystemClock
@@ -101,8 +102,8 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
         with _about(f"models.{name}"):
             if model.engine is Engine.LLAMA_CPP:
                 check_weights(model)
-            elif model.url is not None:
-                remote(model)
+            elif model.engine.is_elsewhere:
+                upstreams(name, model)
     if config.embeddings.url is not None:
         with _about("embeddings"):
             remote(config.embeddings)

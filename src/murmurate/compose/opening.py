@@ -15,7 +15,6 @@ from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog, Seldom
 from murmurate.adapters.minilm import DIMENSIONS, weights_folder
-from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
@@ -23,17 +22,14 @@ from murmurate.adapters.sqlite.telemetry import TelemetryStore
 from murmurate.adapters.sqlite.writer import DiskFault
 from murmurate.agents.ports import Sandbox
 from murmurate.cache.ports import Shared
+from murmurate.compose.engines import Means, engines_of
 from murmurate.config import (
     Config,
     EmbeddingsConfig,
     EmbeddingsEngine,
-    Engine,
     LogPlace,
-    ModelConfig,
-    Remote,
     log_place,
     redis_url,
-    remote,
 )
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError
@@ -161,10 +157,11 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     events = JsonLog(place.events, clock=clock)
     log = await _log(config, place, clock=clock, events=events)
     answers = open_redis(config, clock=clock, events=events)
-    engines = {
-        name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
-        for name, model in config.models.items()
-    }
+    # Which upstream is drawn, and how long a pause is, needs no secrecy.
+    means = Means(clock, tracer, ids, random.Random())  # noqa: S311
+    engines = engines_of(
+        config, sockets=workers.engine_sockets, keys=workers.engine_keys, means=means
+    )
     return Outside(
         clock=clock,
         ids=ids,
@@ -299,24 +296,6 @@ def _has_embedder(embeddings: EmbeddingsConfig) -> bool:
             except MissingPartError:
                 return False
             return True
-
-
-def _engine(
-    name: str, model: ModelConfig, workers: Workers, *, clock: Clock, tracer: Tracer, ids: Ids
-) -> OpenAIHttp:
-    """Return the adapter of a model: to a worker of ours, or to the URL that the config names."""
-    local = model.engine is not Engine.OPENAI
-    here = Remote("http://engine/v1", workers.engine_keys[name]) if local else remote(model)
-    return OpenAIHttp(
-        name=model.upstream_name or name,
-        remote=here,
-        socket=workers.engine_sockets[name] if local else None,
-        first_token_s=model.first_token_s,
-        stall_s=model.stall_s,
-        clock=clock,
-        tracer=tracer,
-        new_id=lambda: ids.new("call"),
-    )
 
 
 async def close(outside: Outside) -> None:

@@ -12,6 +12,7 @@ from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
 from murmurate.cache.ports import Shared
 from murmurate.cache.service import Cached, Policy
+from murmurate.compose.engines import chains_of, watch_engines, watch_fallbacks
 from murmurate.compose.opening import Outside, SharedAnswers
 from murmurate.config import Config, ModelConfig, weights_path
 from murmurate.core.journal import Journals
@@ -22,6 +23,7 @@ from murmurate.jobs.replay import Asked, is_replay
 from murmurate.knowledge.quote import quote
 from murmurate.knowledge.service import Collections
 from murmurate.observe.metrics import Metrics
+from murmurate.router.fallbacks import Fallbacks
 from murmurate.router.lanes import Load, QueueLimits
 from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
@@ -45,7 +47,7 @@ def chain(
     store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
     watch_cache(metrics, store, outside.shared_answers)
     tools = built_in(collections, outside.sandbox, tracer)
-    routed = routed_by(config, outside, metrics, book)
+    asked = Asked(routed_by(config, outside, metrics, book), journals)
 
     def cached(below: Model, policy: Policy, shared: Shared | None = None) -> Cached:
         def but_no_replay(request: Request) -> str | None:
@@ -57,7 +59,7 @@ def chain(
 
     marks = {name: mark(model) for name, model in config.models.items()}
     plain = cached(
-        Asked(routed, journals),
+        asked,
         lambda r: None if plain_policy(config, r) is None else marks[r.model],
         outside.shared_answers,
     )
@@ -81,8 +83,11 @@ def chain(
     )
 
 
-def routed_by(config: Config, outside: Outside, metrics: Metrics, book: Book) -> Routed:
-    """Return the router over all engines; what they use is counted and written into the book."""
+def routed_by(config: Config, outside: Outside, metrics: Metrics, book: Book) -> Fallbacks:
+    """Return the way to all engines: through the lanes of a model, or of one that stands in.
+
+    What they use is counted and written into the book.
+    """
 
     def metered(request: Request, usage: Usage) -> None:
         metrics.tokens(request.model, usage.tokens_in, usage.tokens_out)
@@ -95,9 +100,12 @@ def routed_by(config: Config, outside: Outside, metrics: Metrics, book: Book) ->
         tracer=outside.tracer,
         on_usage=metered,
     )
+    fallbacks = Fallbacks(routed, chains=chains_of(config), tracer=outside.tracer)
     for name in outside.engines:
         watch_load(metrics, routed, name)
-    return routed
+    watch_engines(metrics, outside.engines)
+    watch_fallbacks(metrics, fallbacks)
+    return fallbacks
 
 
 def _backends(config: Config, outside: Outside) -> dict[str, Backend]:
@@ -148,7 +156,8 @@ def mark(model: ModelConfig) -> str:
             size = path.stat().st_size
             with path.open("rb") as file:
                 begin = file.read(MARK_BYTES)
-    facts = (model.engine, model.url, model.upstream_name, model.temperature, size)
+    elsewhere = [(it.url, it.upstream_name) for it in model.upstreams]
+    facts = (model.engine, model.url, elsewhere, model.upstream_name, model.temperature, size)
     return blake2b(msgspec.json.encode(facts) + begin, digest_size=16).hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from murmurate.compose.opening import Outside
-from murmurate.config import Config, Engine, documents_path
+from murmurate.config import Config, documents_path
 from murmurate.core.errors import MurmurateError, NotFoundError
 from murmurate.core.types import Caller, SessionRef
 from murmurate.gateway.ports import Readiness
@@ -122,7 +122,7 @@ class Platform:
             local = {
                 name: engine
                 for name, engine in self._outside.engines.items()
-                if self._config.models[name].engine is not Engine.OPENAI
+                if not self._config.models[name].engine.is_elsewhere
             }
             well = await asyncio.gather(*(engine.health() for engine in local.values()))
             self._healthy = dict(zip(local, well, strict=True))

@@ -17,22 +17,30 @@ from murmurate.config.agents import (
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME, check_role
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
+    CONNECT_S,
     CONTEXT_TOKENS,
     EMBEDDER_NAME,
+    RETRIES,
+    TOTAL_S,
     EmbeddingsConfig,
     EmbeddingsEngine,
     Engine,
+    FallbackOn,
     ModelConfig,
+    UpstreamConfig,
 )
 from murmurate.config.places import DATA, documents_path, listen_address, weights_path
 from murmurate.config.references import (
     SECRET_CHARS_MIN,
+    Dialect,
     LogPlace,
     Remote,
+    UpstreamPlace,
     log_place,
     redis_url,
     remote,
     secret,
+    upstreams,
     webhook_keys,
 )
 from murmurate.config.sections import (
@@ -56,11 +64,13 @@ from murmurate.config.sections import (
 from murmurate.config.tree import SECTIONS, TABLES, TENANT_FIRST, Config
 
 __all__ = [
+    "CONNECT_S",
     "CONTEXT_TOKENS",
     "DATA",
     "EMBEDDER_NAME",
     "ENVIRONMENT_PREFIX",
     "FILE_DEFAULT",
+    "RETRIES",
     "SCHEMA_NAME",
     "SECRET_CHARS_MIN",
     "SECTIONS",
@@ -68,6 +78,7 @@ __all__ = [
     "TENANT_FIRST",
     "TENANT_NAME",
     "TOOLS",
+    "TOTAL_S",
     "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
@@ -75,9 +86,11 @@ __all__ = [
     "BatchesConfig",
     "CacheConfig",
     "Config",
+    "Dialect",
     "EmbeddingsConfig",
     "EmbeddingsEngine",
     "Engine",
+    "FallbackOn",
     "FilesConfig",
     "HttpConfig",
     "KnowledgeConfig",
@@ -95,6 +108,8 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "ServerConfig",
+    "UpstreamConfig",
+    "UpstreamPlace",
     "WebhooksConfig",
     "WorkersConfig",
     "check_role",
@@ -107,6 +122,7 @@ __all__ = [
     "redis_url",
     "remote",
     "secret",
+    "upstreams",
     "webhook_keys",
     "weights_path",
 ]

@@ -1,13 +1,21 @@
 """Refuses settings that can't work, alone or together."""
 
 import re
+from collections.abc import Set
 from ipaddress import ip_network
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from murmurate.config.agents import TOOLS, AgentConfig, ScheduleConfig
-from murmurate.config.models import EmbeddingsConfig, EmbeddingsEngine, Engine, ModelConfig
+from murmurate.config.models import (
+    EmbeddingsConfig,
+    EmbeddingsEngine,
+    Engine,
+    FallbackOn,
+    ModelConfig,
+    UpstreamConfig,
+)
 from murmurate.config.places import listen_address
 from murmurate.config.references import is_reference, redis_url
 from murmurate.config.sections import CacheConfig, LogConfig, Role
@@ -17,6 +25,7 @@ from murmurate.core.errors import ConfigError
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OWN_HEADERS = {"authorization", "content-type", "content-length", "host", "accept"}
+_OWN_OF_ANTHROPIC = {"x-api-key", "anthropic-version"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names become parts of streams in the log: a slash would make one contain the other."""
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
@@ -28,6 +37,7 @@ def check(config: Config) -> None:
     """Refuse pairs that can't work together."""
     for name, model in config.models.items():
         _check_model(name, model, config.embeddings.name)
+        _check_fallbacks(f"models.{name}", name, config)
     for name, agent in config.agents.items():
         _check_agent(name, agent, config)
     if list(config.limits) != ["default"]:
@@ -152,26 +162,63 @@ def _check_agent(name: str, agent: AgentConfig, config: Config) -> None:
         raise ConfigError(f"{where}.tools has 'search' but knowledge = []: name a collection")
 
 
-NEEDS = {Engine.LLAMA_CPP: "weights", Engine.OPENAI: "url", Engine.SCRIPTED: "rules"}
-_REMOTE = {"url", "key", "headers", "ca_file", "proxy"}
+IMPLIES = {
+    "weights": Engine.LLAMA_CPP,
+    "url": Engine.OPENAI,
+    "upstreams": Engine.OPENAI,
+    "rules": Engine.SCRIPTED,
+}
+_NEEDS = {
+    Engine.LLAMA_CPP: "weights",
+    Engine.OPENAI: "url",
+    Engine.ANTHROPIC: "url",
+    Engine.SCRIPTED: "rules",
+}
+_ELSEWHERE = {
+    *("url", "upstreams", "key", "headers", "ca_file", "proxy", "upstream_name"),
+    *("connect_s", "total_s", "retries", "hedge_s", "hedge_quantile"),
+}
 _KEYS_OF = {
     Engine.LLAMA_CPP: {"weights", "threads"},
-    Engine.OPENAI: {"upstream_name", *_REMOTE},
+    Engine.OPENAI: _ELSEWHERE,
+    Engine.ANTHROPIC: _ELSEWHERE,
     Engine.SCRIPTED: {"rules"},
 }
 
 
 def _check_model(name: str, model: ModelConfig, embedder: str) -> None:
     where = f"models.{name}"
-    needed = NEEDS[model.engine]
-    if getattr(model, needed) is None:
+    needed = _NEEDS[model.engine]
+    if getattr(model, needed) is None and not model.upstreams:
         raise ConfigError(f"{where}.{needed} is missing: engine {model.engine.value!r} needs it")
     for key in sorted({key for keys in _KEYS_OF.values() for key in keys}):
-        if getattr(model, key) and key not in _KEYS_OF[model.engine]:
+        if getattr(model, key) not in (None, "", (), {}) and key not in _KEYS_OF[model.engine]:
             raise ConfigError(f"{where}.{key}: engine {model.engine.value!r} has no use for it")
     if name == embedder:
         raise ConfigError(f"{where}: the embedder has this name already; choose another")
-    _check_remote(where, model)
+    if model.url is not None and model.upstreams:
+        raise ConfigError(f"{where} has url and upstreams: one server, or several")
+    if model.hedge_s is not None and model.hedge_quantile is not None:
+        raise ConfigError(f"{where} has hedge_s and hedge_quantile: expected one of them")
+    own = _OWN_HEADERS
+    if model.engine is Engine.ANTHROPIC:
+        own = _OWN_HEADERS | _OWN_OF_ANTHROPIC
+    _check_remote(where, model, own_headers=own)
+    for number, upstream in enumerate(model.upstreams):
+        _check_remote(f"{where}.upstreams[{number}]", upstream, own_headers=own)
+
+
+def _check_fallbacks(where: str, name: str, config: Config) -> None:
+    """Check that each of them is another model. Theirs are not followed, so nothing goes round."""
+    model = config.models[name]
+    for index, other in enumerate(model.fallbacks):
+        if other not in config.models or other == name:
+            known = ", ".join(it for it in config.models if it != name) or "there is no other model"
+            raise ConfigError(f"{where}.fallbacks has {other!r}: expected one of {known}")
+        if other in model.fallbacks[:index]:
+            raise ConfigError(f"{where}.fallbacks has {other!r} twice")
+    if not model.fallbacks and model.fallback_on != tuple(FallbackOn):
+        raise ConfigError(f"{where}.fallback_on: without fallbacks it has no effect")
 
 
 def _check_embeddings(config: Config) -> None:
@@ -232,7 +279,12 @@ def _check_cache(cache: CacheConfig) -> None:
         )
 
 
-def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:
+def _check_remote(
+    where: str,
+    remote: ModelConfig | UpstreamConfig | EmbeddingsConfig,
+    *,
+    own_headers: Set[str] = _OWN_HEADERS,
+) -> None:
     """Check what says how to reach another server. No value that may be secret is shown."""
     if remote.key is not None and not is_reference(remote.key):
         raise ConfigError(f"{where}.key: expected a reference, env:NAME or file:PATH")
@@ -243,7 +295,7 @@ def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:
     for name, value in remote.headers.items():
         if not _HEADER.fullmatch(name) or not value.isprintable():
             raise ConfigError(f"{where}.headers.{name}: expected a header's name and one line")
-        if name.lower() in _OWN_HEADERS:
+        if name.lower() in own_headers:
             raise ConfigError(f"{where}.headers.{name}: set by murmurate itself; the key is `key`")
 
 

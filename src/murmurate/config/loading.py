@@ -9,8 +9,14 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
-from murmurate.config.checks import NEEDS, check
-from murmurate.config.models import EmbeddingsConfig, EmbeddingsEngine, ModelConfig
+from murmurate.config.checks import IMPLIES, check
+from murmurate.config.models import (
+    EmbeddingsConfig,
+    EmbeddingsEngine,
+    FallbackOn,
+    ModelConfig,
+    UpstreamConfig,
+)
 from murmurate.config.references import is_reference
 from murmurate.config.tree import SECTIONS, TABLES, Config
 from murmurate.core.errors import ConfigError
@@ -24,7 +30,7 @@ _PATHS = {
     "knowledge": ("folder",),
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
-_SECRETS = {"key", "redis_url", "headers", "proxy", "password", "secret", "secrets"}
+_SECRETS = {"key", "headers", "proxy", "upstreams", "password", "secret", "secrets", "redis_url"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 
@@ -59,8 +65,18 @@ def _paths_in(raw: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             continue
         found = cast("dict[str, Any]", table)
         for place in [found] if section in SECTIONS else list(found.values()):
-            if isinstance(place, dict):
-                yield from ((cast("dict[str, Any]", place), key) for key in keys if key in place)
+            for part in _with_upstreams(place):
+                yield from ((part, key) for key in keys if key in part)
+
+
+def _with_upstreams(place: object) -> Iterator[dict[str, Any]]:
+    """Yield a table, and those that a list in it holds."""
+    if isinstance(place, dict):
+        table = cast("dict[str, Any]", place)
+        yield table
+        below = table.get("upstreams")
+        for item in cast("list[object]", below) if isinstance(below, list) else ():
+            yield from _with_upstreams(item)
 
 
 def parse(raw: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Config:
@@ -124,6 +140,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         if isinstance(value, dict):
             flat.update(_flat(cast("dict[str, Any]", value), f"{prefix}{key}."))
+        elif key == "upstreams" and value:
+            parts = {str(number): it for number, it in enumerate(cast("list[Any]", value))}
+            flat.update(_flat(parts, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -175,7 +194,7 @@ def _with_engine(table: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
     if kind is EmbeddingsConfig and "url" in table:
         return {"engine": EmbeddingsEngine.OPENAI.value, **table}
     if kind is ModelConfig:
-        for engine, key in NEEDS.items():
+        for key, engine in IMPLIES.items():
             if key in table:
                 return {"engine": engine.value, **table}
     return table
@@ -183,9 +202,11 @@ def _with_engine(table: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
 
 def _choices(message: str, kind: type[Any], name: str) -> str:
     """Return what msgspec leaves unsaid: the values of an enum, or the keys of a section."""
+    if name == "upstreams":
+        kind = UpstreamConfig
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
     if message.startswith("Invalid enum value"):
-        wanted = types[name]
+        wanted = FallbackOn if name == "fallback_on" else types[name]
         choices = get_args(wanted)[-1] if get_origin(wanted) is dict else wanted
         return f"; expected one of {', '.join(choice.value for choice in choices)}"
     if message.startswith("Object contains unknown field"):

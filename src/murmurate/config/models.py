@@ -9,6 +9,11 @@ from msgspec import Meta
 from murmurate.config.sections import Amount, Count, Memory, Price, Section
 
 EMBEDDER_NAME = "minilm"
+RETRIES = 2
+"""As often as OpenAI's and Anthropic's own clients try again by default."""
+
+CONNECT_S = 5.0
+TOTAL_S = 3600.0
 CONTEXT_TOKENS = 4096
 
 
@@ -17,34 +22,70 @@ class Engine(StrEnum):
 
     LLAMA_CPP = "llama.cpp"
     OPENAI = "openai"
+    ANTHROPIC = "anthropic"
     SCRIPTED = "scripted"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another server runs it, so that we start no process for it."""
+        return self in (Engine.OPENAI, Engine.ANTHROPIC)
+
+
+class FallbackOn(StrEnum):
+    """Why another model may answer."""
+
+    UNREACHABLE = "unreachable"
+    OVERLOADED = "overloaded"
+    FAILED = "failed"
+    TOO_LONG = "too_long"
+
+
+class UpstreamConfig(Section, frozen=True):
+    """One of several servers that stand for a model."""
+
+    url: str
+    """The base URL, such as `https://llm.example/v1`."""
+    key: str | None = None
+    """A reference to the secret. [the model's]"""
+    upstream_name: str | None = None
+    """What this server calls the model. [the model's]"""
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    """Further headers, besides the model's."""
+    ca_file: str | None = None
+    """As for a model. [the model's]"""
+    proxy: str | None = None
+    """As for a model. [the model's]"""
+    weight: Amount = 1.0
+    """Its share of the requests, beside the others'."""
 
 
 class ModelConfig(Section, frozen=True):
     """A name that clients may use, and the engine behind it."""
 
     engine: Engine
-    """`llama.cpp` (a GGUF file on this machine), `openai` (any OpenAI-compatible server) or
-    `scripted` (answers from a file of rules, for tests); without it, `weights`, `url` or `rules`
-    decides. [by the next keys]"""
+    """`llama.cpp` (a GGUF file on this machine), `openai` (any OpenAI-compatible server),
+    `anthropic` (Anthropic's Messages API) or `scripted` (answers from a file of rules, for tests);
+    without it, `weights`, `url`, `upstreams` or `rules` decides. [by the next keys]"""
     weights: str | None = None
     """For `llama.cpp`: `builtin:tiny`, or the path of a GGUF file (of a split one, the first
     part)."""
     url: str | None = None
-    """For `openai`: the base URL, such as `https://llm.example/v1`."""
+    """For another server: the base URL, such as `https://llm.example/v1`."""
+    upstreams: Annotated[tuple[UpstreamConfig, ...], Meta(max_length=32)] = ()
+    """For several servers, instead of `url`: a table for each, `[[models.NAME.upstreams]]`."""
     key: str | None = None
-    """For `openai`: a reference to the secret, `env:NAME` or `file:PATH`; never the secret
+    """For another server: a reference to the secret, `env:NAME` or `file:PATH`; never the secret
     itself."""
     upstream_name: str | None = None
-    """For `openai`: what the other server calls the model. [the model's own name]"""
+    """For another server: what it calls the model. [the model's own name]"""
     headers: dict[str, str] = msgspec.field(default_factory=dict)
-    """For `openai`: further headers, such as `{ OpenAI-Organization = "org-1" }`; a value may be a
-    reference."""
+    """For another server: further headers, such as `{ OpenAI-Organization = "org-1" }`; a value may
+    be a reference."""
     ca_file: str | None = None
-    """For `openai`: a file of certificates (PEM) to trust besides the system's."""
+    """For another server: a file of certificates (PEM) to trust besides the system's."""
     proxy: str | None = None
-    """For `openai`: an HTTP proxy, `http://HOST:PORT` or a reference such as `env:HTTPS_PROXY`;
-    the environment's own proxies are not used unless named here."""
+    """For another server: an HTTP proxy, `http://HOST:PORT` or a reference such as
+    `env:HTTPS_PROXY`; the environment's own proxies are not used unless named here."""
     rules: str | None = None
     """For `scripted`: the path of the rules."""
     slots: Count = 4
@@ -66,6 +107,23 @@ class ModelConfig(Section, frozen=True):
     """How long the first token may take before the engine counts as dead."""
     stall_s: Amount = 30.0
     """How long an answer may pause before the engine counts as dead."""
+    connect_s: Amount | None = None
+    """For another server: how long a connection may take. [5]"""
+    total_s: Amount | None = None
+    """For another server: how long an answer may take with all that is tried for it. [3600]"""
+    retries: Annotated[int, Meta(ge=0, le=10)] | None = None
+    """For another server: how often it is tried again, as long as the client has heard nothing yet.
+    [2]"""
+    hedge_s: Amount | None = None
+    """For another server: when the first token takes longer than this, a second request is sent;
+    the faster one answers. [never]"""
+    hedge_quantile: Annotated[float, Meta(ge=0.5, le=0.999)] | None = None
+    """The same, when it takes longer than this share of the last ones did, such as `0.95`.
+    [never]"""
+    fallbacks: Annotated[tuple[str, ...], Meta(max_length=5)] = ()
+    """Models that answer where this one can't, the first one first."""
+    fallback_on: Annotated[tuple[FallbackOn, ...], Meta(min_length=1)] = tuple(FallbackOn)
+    """For which failures: `unreachable`, `overloaded`, `failed`, `too_long`. [all]"""
     memory_bytes_max: Memory | None = None
     """How much memory the engine's process may write to, without the weights that it maps; see
     `[workers]`."""

@@ -2,18 +2,26 @@
 
 import base64
 import os
+from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
-from murmurate.config.models import EmbeddingsConfig, ModelConfig
+from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig, UpstreamConfig
 from murmurate.config.sections import CacheConfig, LogConfig, WebhooksConfig
 from murmurate.config.tree import TENANT_FIRST
 from murmurate.core.errors import ConfigError
 
 SECRET_CHARS_MIN = 8
 """Shorter ones are common words; replacing those would make messages unreadable."""
+
+
+class Dialect(StrEnum):
+    """What another server speaks."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
 
 class Remote(msgspec.Struct, frozen=True):
@@ -24,6 +32,7 @@ class Remote(msgspec.Struct, frozen=True):
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     ca_file: str | None = None
     proxy: str | None = None
+    dialect: Dialect = Dialect.OPENAI
 
     def __repr__(self) -> str:
         """Show where, and nothing that may be secret: tracebacks and logs show representations."""
@@ -37,12 +46,58 @@ class Remote(msgspec.Struct, frozen=True):
         return text
 
 
-def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
+class UpstreamPlace(msgspec.Struct, frozen=True):
+    """One of the servers that stand for a model: its label for people, and what it calls it."""
+
+    label: str
+    section: str
+    name: str
+    weight: float
+    remote: Remote
+
+
+def upstreams(name: str, model: ModelConfig) -> list[UpstreamPlace]:
+    """Return where a model elsewhere is: at its `url`, or at each of its `upstreams`.
+
+    What these leave out is the model's. `ConfigError`: a reference leads nowhere.
+    """
+    dialect = Dialect.ANTHROPIC if model.engine is Engine.ANTHROPIC else Dialect.OPENAI
+    section = f"models.{name}"
+    if model.url is not None:
+        places = {section: UpstreamConfig(model.url)}
+    else:
+        places = {f"{section}.upstreams[{n}]": it for n, it in enumerate(model.upstreams)}
+    found: list[UpstreamPlace] = []
+    for place, upstream in places.items():
+        whole = msgspec.structs.replace(
+            upstream,
+            key=upstream.key or model.key,
+            headers={**model.headers, **upstream.headers},
+            ca_file=upstream.ca_file or model.ca_file,
+            proxy=upstream.proxy or model.proxy,
+        )
+        label = _label(whole.url, [it.label for it in found])
+        known_as = upstream.upstream_name or model.upstream_name or name
+        reached = remote(whole, dialect=dialect)
+        found.append(UpstreamPlace(label, place, known_as, whole.weight, reached))
+    return found
+
+
+def _label(url: str, taken: list[str]) -> str:
+    """Return a URL without its scheme; numbered where the same one is there already."""
+    label = url.partition("://")[2].rstrip("/")
+    times = sum(it.partition(" #")[0] == label for it in taken)
+    return f"{label} #{times + 1}" if times else label
+
+
+def remote(
+    config: UpstreamConfig | EmbeddingsConfig, *, dialect: Dialect = Dialect.OPENAI
+) -> Remote:
     """Return the server that a section names, its references resolved.
 
     `ConfigError`: a reference leads nowhere, or `ca_file` does.
     """
-    assert config.url is not None, "only sections of engine 'openai' are remote"
+    assert config.url is not None, "the configuration was checked"
     if config.ca_file is not None and not Path(config.ca_file).expanduser().is_file():
         raise ConfigError(f"ca_file = {config.ca_file!r}: no such file")
     return Remote(
@@ -56,6 +111,7 @@ def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
         proxy=secret(config.proxy)
         if config.proxy is not None and is_reference(config.proxy)
         else config.proxy,
+        dialect=dialect,
     )
 
 

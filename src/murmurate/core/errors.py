@@ -313,8 +313,9 @@ class ShuttingDownError(MurmurateError):
 class EngineUnreachableError(MurmurateError):
     """The engine does not answer, or another server that stands for it.
 
-    It is being restarted; another server can't be reached, refuses its key or lacks the model.
-    Try again in a moment; `murmurate doctor` says which.
+    It is being restarted; another server can't be reached, refuses its key, lacks the model, or
+    failed so often that it is left alone for a while. Try again in a moment; `murmurate doctor`
+    says which.
     """
 
     code = "engine.unreachable"

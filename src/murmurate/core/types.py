@@ -221,7 +221,13 @@ class Finished(Frozen, frozen=True, tag="finished"):
     repeatable: bool = True
 
 
-Delta = Text | ToolCall | Cited | Usage | Finished
+class Diverted(Frozen, frozen=True, tag="diverted"):
+    """What follows is the answer of another model than the one that was asked for."""
+
+    model: str
+
+
+Delta = Text | ToolCall | Cited | Usage | Finished | Diverted
 
 
 class Passage(Frozen, frozen=True):

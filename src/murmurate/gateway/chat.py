@@ -16,6 +16,7 @@ from murmurate.core.types import (
     Citation,
     Cited,
     Delta,
+    Diverted,
     Finished,
     FinishReason,
     Message,
@@ -246,7 +247,7 @@ class Encoder:
                 return self._chunk({"annotations": annotations(citations)}, None)
             case Finished(reason):
                 return self._chunk({}, reason)
-            case Usage():
+            case Usage() | Diverted():
                 return b""
 
     def last(self, usage: Usage | None) -> bytes:
@@ -279,6 +280,8 @@ class Encoder:
                     usage = delta
                 case Finished():
                     reason = delta.reason
+                case Diverted():
+                    pass
         message: dict[str, Any] = {
             "role": "assistant",
             "content": "".join(text) if text or not calls else None,

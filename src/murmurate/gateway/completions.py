@@ -7,12 +7,12 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import ModelUnknownError, MurmurateError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Model, Span
-from murmurate.core.types import Caller, Delta, Finished, Request, Usage
+from murmurate.core.types import Caller, Delta, Diverted, Finished, Request, Usage
 from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
 from murmurate.gateway.ports import Ledger, Meter
-from murmurate.gateway.requests import Requests, name_session, session_of
+from murmurate.gateway.requests import Requests, name_model, name_session, session_of
 from murmurate.gateway.validate import decode
 
 
@@ -55,7 +55,7 @@ class Completions:
     ) -> None:
         """Send deltas as they come. Status 200 goes out only with the first one in hand."""
         usage: Usage | None = None
-        async with aclosing(self._deltas(request, span)) as deltas:
+        async with aclosing(self._deltas(exchange, request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
             name_session(exchange, session_of(request))
             await exchange.open(EVENTS)
@@ -78,17 +78,22 @@ class Completions:
     async def _whole(
         self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
     ) -> None:
-        async with aclosing(self._deltas(request, span)) as deltas:
+        async with aclosing(self._deltas(exchange, request, span)) as deltas:
             answer = [delta async for delta in deltas]
         name_session(exchange, session_of(request))
         await exchange.answer(200, encoder.whole(answer))
 
-    async def _deltas(self, request: Request, span: Span) -> AsyncGenerator[Delta]:
-        """Pass the answer on, noting the first delta's time and the tokens."""
+    async def _deltas(
+        self, exchange: Exchange, request: Request, span: Span
+    ) -> AsyncGenerator[Delta]:
+        """Pass the answer on, noting the first delta's time, the tokens, and whose it is."""
         began_s = self._clock.now_s()
         first = True
         async with aclosing(self._model.answer(request)) as deltas:
             async for delta in deltas:
+                if first and isinstance(delta, Diverted):
+                    name_model(exchange, delta)
+                    continue
                 if first:
                     first = False
                     seconds = self._clock.now_s() - began_s
@@ -99,6 +104,8 @@ class Completions:
                         span.note(tokens_in=delta.tokens_in, tokens_out=delta.tokens_out)
                     case Finished():
                         span.note(finish=delta.reason.value)
+                    case Diverted():  # in a later step of an agent; a stream's head is gone by then
+                        name_model(exchange, delta)
                     case _:
                         pass
                 yield delta

@@ -3,7 +3,7 @@
 from murmurate.core.errors import BadRequestError, ModelUnknownError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Span
-from murmurate.core.types import Caller, Lane, Request, SessionRef, TraceRef
+from murmurate.core.types import Caller, Diverted, Lane, Request, SessionRef, TraceRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.ports import Ledger, Platform
@@ -79,6 +79,13 @@ def name_session(exchange: Exchange, session: str | None) -> None:
     """Tell the client its session, but only with an answer: a refused turn starts none."""
     if session is not None:
         exchange.headers.append((b"x-murmurate-session", session.encode()))
+
+
+def name_model(exchange: Exchange, diverted: Diverted) -> None:
+    """Tell the client whose answer it gets, where it is not that of the model it asked for."""
+    name = (b"x-murmurate-model", diverted.model.encode())
+    if name not in exchange.headers:  # each step of an agent may say so
+        exchange.headers.append(name)
 
 
 def _lane(header: bytes | None, default: Lane) -> Lane:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from murmurate.config import Config, Engine, remote
+from murmurate.config import Config, remote
 from murmurate.workers.boot import EngineBoot, LibraryBoot, SandboxBoot, ServerBoot
 from murmurate.workers.child import Child
 
@@ -19,7 +19,7 @@ def children(config: Config, state: Path, listening: socket.socket, sockets: str
     engine_keys: dict[str, str] = {}
     engine_sockets: dict[str, str] = {}
     for index, (name, model) in enumerate(config.models.items()):
-        if model.engine is Engine.OPENAI:
+        if model.engine.is_elsewhere:
             continue
         engine_keys[name] = secrets.token_hex(16)
         engine_sockets[name] = f"{sockets}/engine{index}.sock"
