@@ -255,7 +255,7 @@ class Town:
 
     async def batch(self, who: str, batch_id: str) -> Any:
         """Let the server work on a batch to its end; return what it has come to."""
-        steps = next(it for it in self.service.errands if it.queue == BATCHES)
+        steps = next(it for it in self.service.errands if it._queue == BATCHES)
         for _ in range(100):
             await steps.look()
             while steps._tasks:
