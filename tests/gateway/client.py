@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from murmurate.adapters.memory import MemoryLog
+from murmurate.config import AuthConfig
 from murmurate.core.ports import Embedder, Model
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
@@ -18,11 +19,14 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
 from murmurate.gateway.management import Management
+from murmurate.gateway.ports import Issuer
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.roles import Roles, roles_of
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.tokenring import Tokens
 from tests.fakes import (
     DONE,
     FakeClock,
@@ -122,6 +126,9 @@ class House:
     rate: Rate = field(default_factory=lambda: Rate(per_s=10.0, burst=60.0))
     requests_max: int = 8
     scopes: tuple[str, ...] = ("*",)
+    auth: Mapping[str, AuthConfig] = field(default_factory=dict[str, AuthConfig])
+    issuers: Mapping[str, Issuer] = field(default_factory=dict[str, Issuer])
+    roles: Roles = field(default_factory=lambda: roles_of({}))
     new_secrets: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     app: Gateway = field(init=False)
 
@@ -165,6 +172,9 @@ class House:
         self.app = Gateway(
             handlers,
             keys=self.keys,
+            tokens=Tokens(
+                self.auth, self.issuers, roles=self.roles, clock=self.clock, events=self.log
+            ),
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},
             clock=self.clock,
@@ -182,6 +192,7 @@ class House:
         *,
         headers: Mapping[str, str | None] | None = None,
         client: str = "127.0.0.1",
+        query: str = "",
     ) -> tuple[Call, asyncio.Task[None]]:
         """Begin a request; the task ends with it. A header of None is left out."""
         sent: dict[str, str | None] = {"host": "127.0.0.1", "authorization": f"Bearer {KEY}"}
@@ -191,6 +202,7 @@ class House:
             "type": "http",
             "method": method,
             "path": path,
+            "query_string": query.encode(),
             "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
             "client": (client, 50_000),
         }

@@ -5,7 +5,7 @@
 """
 
 from murmurate.compose.edge import Inside, gateway, limits_of
-from murmurate.compose.keys import OpenedKeys, open_keys
+from murmurate.compose.keys import OpenedKeys, open_keys, tenants_by_token
 from murmurate.compose.opening import (
     LogCare,
     Outside,
@@ -57,6 +57,7 @@ __all__ = [
     "schedules_of",
     "service",
     "source_of",
+    "tenants_by_token",
     "watch_cache",
     "watch_load",
 ]

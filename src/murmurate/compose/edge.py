@@ -12,8 +12,10 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.roles import check_issuers, roles_of
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.tokenring import Tokens
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
@@ -68,6 +70,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     return Gateway(
         handlers,
         keys=opened.keys,
+        tokens=tokens_of(config, outside),
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
@@ -76,6 +79,14 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         meter=inside.metrics,
         log=outside.events,
     )
+
+
+def tokens_of(config: Config, outside: Outside) -> Tokens:
+    """Return whose tokens are taken. `ConfigError`: one of its issuers gives what is no role."""
+    roles = roles_of(config.roles)
+    check_issuers(config.auth, roles)
+    clock, events = outside.clock, outside.events
+    return Tokens(config.auth, outside.issuers, roles=roles, clock=clock, events=events)
 
 
 def limits_of(config: Config) -> Limits:

@@ -5,7 +5,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,7 @@ from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog
 from murmurate.adapters.minilm import DIMENSIONS, weights_folder
+from murmurate.adapters.oidc import OidcIssuer
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.damage import Damage
@@ -40,6 +41,7 @@ from murmurate.core.ports import Embedder, EventLog, Log, Tracer
 from murmurate.core.reach import Reach
 from murmurate.engines.ports import Engine as EnginePort
 from murmurate.fleet.ends import TROUBLES, Trouble
+from murmurate.gateway.ports import Issuer
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.knowledge.ports import Library
 from murmurate.observe.sampling import Sampler
@@ -92,6 +94,8 @@ class Outside:
     embedder: Embedder | None
     sandbox: Sandbox | None
     fetcher: Fetcher
+    issuers: Mapping[str, Issuer] = field(default_factory=dict[str, Issuer])
+    """Who signs the tokens that are taken, by the names of the configuration."""
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     log_care: LogCare | None = None
@@ -124,6 +128,7 @@ class Place:
 
 async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     """Return the real adapters of a server process."""
+    # Over 50 lines: one adapter after the other.
     state = place.state
     clock = SystemClock()
     ids = Ids(clock, random.SystemRandom())
@@ -139,6 +144,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     library = _library(config.embeddings, workers, clock)
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
+    issuers = {name: OidcIssuer(it, outgoing=fetcher) for name, it in config.auth.items()}
     events = JsonLog(place.events, clock=clock)
     log = await _log(config, state, clock=clock, events=events)
     engines = {
@@ -159,6 +165,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         embedder=library if _has_embedder(config.embeddings) else None,
         sandbox=sandbox,
         fetcher=fetcher,
+        issuers=issuers,
         troubles=lambda: read_troubles(state / TROUBLES),
         log_care=log,
         close=(
@@ -166,6 +173,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
             library.close,
             sandbox.close,
             fetcher.close,
+            *(issuer.close for issuer in issuers.values()),
             log.close,
             telemetry.close,
             events.close,

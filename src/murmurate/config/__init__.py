@@ -13,6 +13,7 @@ from murmurate.config.agents import (
     Missed,
     ScheduleConfig,
 )
+from murmurate.config.auth import ALGORITHMS, AuthConfig, RoleConfig
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
@@ -49,6 +50,7 @@ from murmurate.config.sections import (
 from murmurate.config.tree import SECTIONS, TABLES, TENANT_FIRST, Config
 
 __all__ = [
+    "ALGORITHMS",
     "CONTEXT_TOKENS",
     "DATA",
     "EMBEDDER_NAME",
@@ -63,6 +65,7 @@ __all__ = [
     "TOOLS",
     "AgentConfig",
     "AnswerStyle",
+    "AuthConfig",
     "CacheConfig",
     "Config",
     "EmbeddingsConfig",
@@ -77,6 +80,7 @@ __all__ = [
     "ModelConfig",
     "OutgoingConfig",
     "Remote",
+    "RoleConfig",
     "RouterConfig",
     "RunsConfig",
     "ScheduleConfig",

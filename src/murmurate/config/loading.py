@@ -21,6 +21,7 @@ _T = TypeVar("_T")
 _PATHS = {
     "models": ("weights", "rules", "ca_file"),
     "embeddings": ("ca_file",),
+    "auth": ("ca_file",),
     "knowledge": ("folder",),
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, ScheduleConfig
+from murmurate.config.auth import AuthConfig, RoleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     CacheConfig,
@@ -63,6 +64,8 @@ class Config(Section, frozen=True):
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
     schedules: dict[str, ScheduleConfig] = msgspec.field(default_factory=dict)
+    auth: dict[str, AuthConfig] = msgspec.field(default_factory=dict)
+    roles: dict[str, RoleConfig] = msgspec.field(default_factory=dict)
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
     )
@@ -85,6 +88,8 @@ TABLES: Mapping[str, type[Section]] = {
     "knowledge": KnowledgeConfig,
     "agents": AgentConfig,
     "schedules": ScheduleConfig,
+    "auth": AuthConfig,
+    "roles": RoleConfig,
     "limits": LimitConfig,
 }
 TENANT_FIRST = "default"

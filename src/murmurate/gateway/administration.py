@@ -20,7 +20,15 @@ from murmurate.gateway.grants import (
     sees,
 )
 from murmurate.gateway.keyring import Keys
-from murmurate.gateway.keys import REGISTRY, Key, KeyRecord, Standing, digest, rate_of
+from murmurate.gateway.keys import (
+    REGISTRY,
+    Key,
+    KeyRecord,
+    Standing,
+    bearer,
+    digest,
+    rate_of,
+)
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
 from murmurate.gateway.scopes import SCOPES_DEFAULT, checked
@@ -158,6 +166,9 @@ class Administration:
         )
 
     def _actor(self, caller: Caller) -> Key:
+        """Return the caller's key, or what stands for it where there is a token."""
+        if caller.ends_ms is not None:
+            return bearer(caller)
         key = self._keys.get(caller.key_id)
         if key is None:  # ended and forgotten at another server, as was learned right now
             raise KeyInvalidError("this key is not known here")

@@ -75,6 +75,7 @@ class Exchange:
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.query_string: bytes = scope.get("query_string", b"")
         self.client: str = (scope.get("client") or ("", 0))[0]
         self.status = 0
         self.streams: tuple[bytes, bytes] | None = None

@@ -110,6 +110,15 @@ class Key(Frozen, frozen=True):
         return Standing.EXPIRED if expired else Standing.ACTIVE
 
 
+def bearer(caller: Caller) -> Key:
+    """Return a key that may do what a token's bearer may; no secret is its own, and none opens it.
+
+    It has no end: a token's end is not that of its bearer's rights, so the keys that one makes may
+    outlive the token.
+    """
+    return Key(KeyRecord(caller.key_id, "", caller.tenant, caller.scopes, 0, lane=caller.lane), 0)
+
+
 def digest(secret: str) -> str:
     """Return the hash of a key. Keys carry 160 random bits, so a fast hash is enough."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,6 +1,7 @@
 """What the gateway needs of the rest, besides the `Model` below it."""
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -140,4 +141,38 @@ class Replays(Protocol):
         self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
     ) -> object:
         """Do a run again and return what is different. `RunOverError`: it is under way."""
+        ...
+
+
+class PublicKey(Protocol):
+    """One of an issuer's keys."""
+
+    @property
+    def id(self) -> str | None:
+        """What tokens call it (`kid`)."""
+        ...
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """How it may sign; a key of one kind never checks a signature of another."""
+        ...
+
+    def signed(self, token: str, algorithm: str) -> bool:
+        """Tell whether this token, of one of its algorithms, was signed with it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The keys that an issuer signs with, and when to look again if nothing else is the reason."""
+
+    keys: tuple[PublicKey, ...]
+    again_s: float
+
+
+class Issuer(Protocol):
+    """Who signs tokens."""
+
+    async def published(self) -> Published:
+        """Return its keys of now. `IssuerUnreachableError`: it does not answer as it should."""
         ...

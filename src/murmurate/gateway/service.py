@@ -8,6 +8,7 @@ import math
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from murmurate.core.clock import Clock
@@ -24,7 +25,7 @@ from murmurate.core.ports import EventLog, Tracer
 from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
 from murmurate.gateway.administration import Administration
-from murmurate.gateway.auth import check_place
+from murmurate.gateway.auth import challenge, check_not_in_url, check_place
 from murmurate.gateway.background import Background
 from murmurate.gateway.chat import error_body, error_event, error_line
 from murmurate.gateway.completions import Completions, Embeddings
@@ -40,7 +41,7 @@ from murmurate.gateway.exchange import (
     Room,
     Send,
 )
-from murmurate.gateway.keyring import Keys, Ticket
+from murmurate.gateway.keyring import Keys, Ticket, secret_in
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
@@ -48,8 +49,12 @@ from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.tokenring import Tokens
+from murmurate.gateway.tokens import is_token
 
 BUCKETS_MAX = 2 * KEYS_MAX
+BUCKET_KEPT_S = 60.0
+"""How long a bucket is kept, where there are too many; by then most are full again."""
 CLIENT_GONE = 499
 """nginx's code for a client that closed the connection."""
 
@@ -88,6 +93,7 @@ class Gateway:
         handlers: Handlers,
         *,
         keys: Keys,
+        tokens: Tokens,
         limits: Limits,
         hosts: Collection[str],
         clock: Clock,
@@ -97,6 +103,7 @@ class Gateway:
         log: EventLog,
     ) -> None:
         self._keys = keys
+        self._tokens = tokens
         self._limits = limits
         self._hosts = hosts
         self._clock = clock
@@ -168,11 +175,24 @@ class Gateway:
             await public(exchange)
             return
         check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
-        ticket = self._keys.admit(exchange.header(b"authorization"))
+        ticket = await self._ticket(exchange)
         route = self._find(exchange)
         check_scope(ticket.caller, route.scope)
         self._admit(ticket.caller)
         await self._traced(exchange, ticket, route.handler)
+
+    async def _ticket(self, exchange: Exchange) -> Ticket:
+        """Return who asks, by key or token; neither has a place in a URL, which everybody logs."""
+        check_not_in_url(exchange.query_string)
+        authorization = exchange.header(b"authorization")
+        if self._tokens and is_token(secret := secret_in(authorization)):
+            return await self._tokens.admit(secret)
+        return self._keys.admit(authorization)
+
+    def _held(self, ticket: Ticket) -> AbstractAsyncContextManager[None]:
+        """Return what ends a request with the key or token that it came with."""
+        of_token = ticket.caller.ends_ms is not None
+        return self._tokens.held(ticket) if of_token else self._keys.held(ticket)
 
     async def _traced(self, exchange: Exchange, ticket: Ticket, handler: Handler) -> None:
         """Run the handler as the root of a trace whose id the client gets to know.
@@ -184,7 +204,7 @@ class Gateway:
         exchange.headers.append((b"x-murmurate-trace", parent.trace_id.encode()))
         place = {"tenant": caller.tenant, "path": exchange.path}
         with self._tracer.span(parent, "gateway", **place) as span:
-            async with self._keys.held(ticket):
+            async with self._held(ticket):
                 await handler(exchange, caller, span)
             span.note(status=exchange.status)
 
@@ -199,7 +219,7 @@ class Gateway:
             seconds = str(max(1, math.ceil(error.retry_s))).encode()
             exchange.headers.append((b"retry-after", seconds))
         if isinstance(error, KeyInvalidError):
-            exchange.headers.append((b"www-authenticate", b"Bearer"))
+            exchange.headers.append((b"www-authenticate", challenge(error)))
         await exchange.answer_json(error.http_status, error_body(error))
 
     async def _break_off(self, exchange: Exchange, error: MurmurateError) -> None:
@@ -228,8 +248,9 @@ class Gateway:
         rate, now_s = self._keys.rate(caller.key_id, self._limits.rate), self._clock.now_s()
         bucket = self._buckets.get(caller.key_id) or full(rate, now_s)
         self._buckets[caller.key_id], wait_s = take(bucket, rate, now_s)
-        if len(self._buckets) > BUCKETS_MAX:  # some are of keys that were forgotten
-            self._buckets = {i: kept for i, kept in self._buckets.items() if self._keys.get(i)}
+        if len(self._buckets) > BUCKETS_MAX:  # some are of keys that were forgotten, or of tokens
+            since_s = now_s - BUCKET_KEPT_S
+            self._buckets = {i: it for i, it in self._buckets.items() if it.at_s >= since_s}
         if wait_s:
             raise RateLimitedError(
                 f"this key may ask {rate.per_s * 60:g} times a minute; again in {wait_s:.1f} s",

@@ -173,7 +173,12 @@ async def composed(message: ServerBoot) -> compose.Service:
     place = compose.Place(state, message.runner, message.number)
     outside = await compose.outside(message.config, place, workers)
     opened = await compose.open_keys(
-        outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
+        outside.log,
+        outside.clock,
+        outside.ids,
+        first_key=state / "key",
+        events=outside.events,
+        by_token=compose.tenants_by_token(message.config),
     )
     service = compose.service(message.config, outside, opened)
     await service.runner.enlist()
