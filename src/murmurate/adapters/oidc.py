@@ -34,6 +34,7 @@ BYTES_MAX = 256 * 1024
 KEYS_MAX = 64
 RSA_BITS_MIN = 2048
 KEPT_S_DEFAULT = 300.0
+MISSING = "[auth] needs PyJWT with cryptography, not installed: pip install 'murmurate[oidc]'"
 
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=([0-9]{1,9})(?:$|[\s,])", re.IGNORECASE)
 _KINDS = {
@@ -170,14 +171,10 @@ def _reader(allowed: frozenset[str]) -> Callable[[dict[str, Any]], Key | None]:
     try:
         import jwt  # noqa: PLC0415 - an extra
         import jwt.algorithms  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
-        has_all = False
-    else:
-        has_all = jwt.algorithms.has_crypto  # without it PyJWT knows shared secrets only
-    if not has_all:
-        raise MissingPartError(
-            "[auth] needs PyJWT with cryptography, not installed: pip install 'murmurate[oidc]'"
-        )
+    except ModuleNotFoundError as cause:
+        raise MissingPartError(MISSING) from cause
+    if not jwt.algorithms.has_crypto:  # it would know shared secrets only
+        raise MissingPartError(MISSING)
 
     def read(raw: dict[str, Any]) -> Key | None:
         algorithms = [it for it in _algorithms_of(raw) if it in allowed]
