@@ -50,6 +50,16 @@ def models(service: Running, secret: str) -> int:
     return service.request("/v1/models", headers=headers)[0]
 
 
+def test_a_role_stands_for_several_scopes(service: Running) -> None:
+    made = created(service, "night shift", "--role", "viewer")
+    assert made["roles"] == ["viewer"]
+    assert models(service, made["secret"]) == 200
+    headers = {"Authorization": f"Bearer {made['secret']}"}
+    assert service.request("/api/keys", headers=headers)[0] == 403
+    assert "viewer" in keys(service, "list")
+    assert "there is no role 'vewer'" in keys(service, "create", "x", "--role", "vewer", fails=True)
+
+
 def test_a_key_is_shown_once_and_listed_without_its_secret(service: Running) -> None:
     shown = keys(service, "create", "夜间 reports", "--lane", "batch", "--expires", "90d")
     secret = next(line.split()[1] for line in shown.splitlines() if line.startswith("secret"))

@@ -156,6 +156,7 @@ class House:
             administration=Administration(
                 self.keys,
                 self.registry,
+                roles=self.roles,
                 rate=self.rate,
                 clock=self.clock,
                 ids=ids,

@@ -34,7 +34,9 @@ class Inside:
 
 
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
-    """Return the application that clients talk to."""
+    """Return the application that clients talk to. `ConfigError`: a role is none."""
+    roles = roles_of(config.roles)
+    check_issuers(config.auth, roles)
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
@@ -54,6 +56,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         administration=Administration(
             opened.keys,
             opened.registry,
+            roles=roles,
             rate=limits.rate,
             clock=outside.clock,
             ids=outside.ids,
@@ -70,7 +73,13 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     return Gateway(
         handlers,
         keys=opened.keys,
-        tokens=tokens_of(config, outside),
+        tokens=Tokens(
+            config.auth,
+            outside.issuers,
+            roles=roles,
+            clock=outside.clock,
+            events=outside.events,
+        ),
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
@@ -79,14 +88,6 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         meter=inside.metrics,
         log=outside.events,
     )
-
-
-def tokens_of(config: Config, outside: Outside) -> Tokens:
-    """Return whose tokens are taken. `ConfigError`: one of its issuers gives what is no role."""
-    roles = roles_of(config.roles)
-    check_issuers(config.auth, roles)
-    clock, events = outside.clock, outside.events
-    return Tokens(config.auth, outside.issuers, roles=roles, clock=clock, events=events)
 
 
 def limits_of(config: Config) -> Limits:

@@ -31,7 +31,8 @@ from murmurate.gateway.keys import (
 )
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
-from murmurate.gateway.scopes import SCOPES_DEFAULT, checked
+from murmurate.gateway.roles import Roles, checked_roles, scopes_of
+from murmurate.gateway.scopes import OPERATOR_TENANT, SCOPES_DEFAULT, checked
 from murmurate.gateway.times import duration_ms, moment_ms, shown
 from murmurate.gateway.validate import decode
 
@@ -49,11 +50,15 @@ class LimitsBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CreateBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /api/keys`; without a tenant, the key belongs to the maker's own."""
+    """The body of `POST /api/keys`; without a tenant, the key belongs to the maker's own.
+
+    A key has what its roles open now, and its `scopes` besides.
+    """
 
     label: Annotated[str, Meta(max_length=100)] = ""
     tenant: Annotated[str, Meta(pattern=rf"\A{TENANT_NAME.pattern}\Z")] | None = None
     scopes: Annotated[list[str], Meta(max_length=32)] | None = None
+    roles: Annotated[list[str], Meta(max_length=32)] = []
     expires: Annotated[str, Meta(max_length=64)] | None = None
     lane: Lane = Lane.URGENT
     limits: LimitsBody = msgspec.field(default_factory=LimitsBody)
@@ -73,6 +78,7 @@ class Administration:
         keys: Keys,
         registry: Registry,
         *,
+        roles: Roles,
         rate: Rate,
         clock: Clock,
         ids: Ids,
@@ -80,6 +86,7 @@ class Administration:
     ) -> None:
         self._keys = keys
         self._registry = registry
+        self._roles = roles
         self._rate = rate
         self._clock = clock
         self._ids = ids
@@ -147,6 +154,10 @@ class Administration:
             raise BadRequestError(f"tenant: {REGISTRY!r} is the server's own", param="tenant")
         if not body.label.isprintable():
             raise BadRequestError("label: expected printable characters", param="label")
+        roles = checked_roles(body.roles, self._roles)
+        opened = scopes_of(roles, self._roles, tenant=OPERATOR_TENANT)  # `checked` refuses others
+        by_default = () if roles else SCOPES_DEFAULT
+        scopes = {*opened, *(by_default if body.scopes is None else body.scopes)}
         expires_ms = None
         if body.expires is not None:
             expires_ms = moment_ms(
@@ -156,13 +167,14 @@ class Administration:
             id=self._ids.new("key"),
             sha256=sha256,
             tenant=tenant,
-            scopes=checked(SCOPES_DEFAULT if body.scopes is None else body.scopes, tenant),
+            scopes=checked(scopes, tenant),
             created_ms=now_ms,
             label=body.label,
             expires_ms=expires_ms,
             lane=body.lane,
             requests_per_minute=body.limits.requests_per_minute,
             burst=body.limits.burst,
+            roles=roles,
         )
 
     def _actor(self, caller: Caller) -> Key:
@@ -192,6 +204,7 @@ class Administration:
             "label": record.label,
             "tenant": record.tenant,
             "scopes": record.scopes,
+            "roles": record.roles,
             "lane": record.lane.value,
             "limits": {
                 "requests_per_minute": round(rate.per_s * 60, 6),

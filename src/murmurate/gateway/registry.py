@@ -126,6 +126,7 @@ class Registry:
         facts: dict[str, Fact] = {
             "label": record.label,
             "scopes": list(record.scopes),
+            "roles": list(record.roles),
             "lane": record.lane.value,
             "expires_ms": record.expires_ms,
             "requests_per_minute": record.requests_per_minute,
