@@ -33,7 +33,7 @@ from msgspec.inspect import (
 )
 
 from murmurate.cli.commands import main as commands
-from murmurate.config import SECTIONS, TABLES, Section
+from murmurate.config import SECTIONS, TABLES, PolicyRule, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
@@ -49,6 +49,8 @@ BLOCK = re.compile(r"(<!-- generated: (\w+)([^>\n]*) -->\n).*?(<!-- end -->)", r
 ENDLESS = 1e9
 """Bounds from here on only keep out what no clock or memory knows, such as `inf`."""
 SHAPES: dict[type[Type], str] = {BoolType: "true or false", StrType: "text", DictType: "table"}
+ROWS: dict[str, type[Section]] = {"policy.rules": PolicyRule}
+"""Lists of tables within a section."""
 CONNECTION = ("state", "key", "url")
 
 
@@ -114,7 +116,7 @@ def settings(names: str) -> str:
         (
             (f"`{f'{name}.' if sections[1:] else ''}{field.name}`", *cells(kind, field))
             for name in sections
-            for kind in [{**SECTIONS, **TABLES}[name.partition(".")[0]]]
+            for kind in [ROWS.get(name) or {**SECTIONS, **TABLES}[name.partition(".")[0]]]
             for field in msgspec.structs.fields(kind)
         ),
     )
@@ -178,6 +180,8 @@ def shape(kind: Type) -> str:
         case EnumType(cls=names):
             return ", ".join(f"`{it.value}`" for it in names)
         case VarTupleType(item_type=item, min_length=least):
+            if isinstance(item, StructType):
+                return "list of tables"
             items = "list of integers" if isinstance(item, IntType) else "list of texts"
             return f"{items}, not empty" if least else items
         case _:

@@ -515,6 +515,37 @@ def test_two_sections_for_one_issuer_are_refused() -> None:
         parse({"auth": {"a": ISSUER, "b": ISSUER}})
 
 
+def test_rules_are_read_in_their_order(folder: Path) -> None:
+    (folder / "murmurate.toml").write_text(
+        '[[policy.rules]]\neffect = "allow"\nroles = ["operator"]\n'
+        '[[policy.rules]]\neffect = "deny"\nmodels = ["big*"]\nreason = "too dear"\n'
+    )
+    rules = load(folder / "murmurate.toml").policy.rules
+    assert [rule.effect.value for rule in rules] == ["allow", "deny"]
+    assert rules[1].models == ("big*",)
+    assert any(key == "policy.rules" for key, _, _ in explain(folder / "murmurate.toml"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"rules": [{"effect": "maybe"}]}, r"policy.rules\[0\].effect"),
+        ({"rules": [{"efect": "deny"}]}, r"policy.rules"),
+        ({"rules": [{}]}, r"policy.rules\[0\].*effect"),
+        ({"default": "maybe"}, r"policy.default = 'maybe'.*expected one of allow, deny"),
+        ({"opa_url": "opa:8181"}, r"policy.opa_url"),
+        ({"opa_url": "http://opa", "default": "deny"}, r"policy.default: with opa_url"),
+        ({"opa_key": "env:X"}, r"policy.opa_url is missing"),
+        ({"opa_url": "http://opa", "opa_key": "hunter22"}, r"policy.opa_key: expected a ref"),
+        ({"opa_s": 0}, r"policy.opa_s = 0"),
+    ],
+)
+def test_a_policy_that_says_nothing_stops_the_start(policy: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        parse({"policy": policy})
+    assert "hunter22" not in raised.value.detail
+
+
 def test_paths_may_name_what_is_built_in() -> None:
     assert weights_path("builtin:tiny") == DATA / "tiny.gguf"
     assert weights_path("~/a.gguf") == Path.home() / "a.gguf"

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from murmurate.adapters.memory import MemoryLog
-from murmurate.config import AuthConfig
+from murmurate.config import AuthConfig, Effect
 from murmurate.core.ports import Embedder, Model
+from murmurate.core.types import Caller
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
 from murmurate.gateway.management import Management
-from murmurate.gateway.ports import Issuer
+from murmurate.gateway.policy import Always, Gate
+from murmurate.gateway.ports import Action, Issuer, Policy, Resource
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
@@ -129,6 +131,10 @@ class House:
     auth: Mapping[str, AuthConfig] = field(default_factory=dict[str, AuthConfig])
     issuers: Mapping[str, Issuer] = field(default_factory=dict[str, Issuer])
     roles: Roles = field(default_factory=lambda: roles_of({}))
+    policy: Policy = field(default_factory=lambda: Always(Effect.ALLOW))
+    denied: list[tuple[Caller, Action, Resource]] = field(
+        default_factory=list[tuple[Caller, Action, Resource]]
+    )
     new_secrets: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     app: Gateway = field(init=False)
 
@@ -140,7 +146,8 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
-        requests = Requests(platform=self.platform, ids=ids)
+        gate = Gate(self.policy, on_denied=lambda *what: self.denied.append(what))
+        requests = Requests(platform=self.platform, gate=gate, ids=ids)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -151,8 +158,10 @@ class House:
                 meter=self.meter,
                 log=self.log,
             ),
-            embeddings=Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
-            management=Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
+            embeddings=Embeddings(self.embedders, gate=gate, body_bytes_max=BODY_BYTES_MAX),
+            management=Management(
+                self.platform, gate=gate, meter=self.meter, body_bytes_max=BODY_BYTES_MAX
+            ),
             administration=Administration(
                 self.keys,
                 self.registry,
@@ -176,6 +185,7 @@ class House:
             tokens=Tokens(
                 self.auth, self.issuers, roles=self.roles, clock=self.clock, events=self.log
             ),
+            gate=gate,
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},
             clock=self.clock,

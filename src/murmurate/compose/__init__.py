@@ -15,6 +15,7 @@ from murmurate.compose.opening import (
     close,
     open_postgres,
     outside,
+    policy_server,
     read_troubles,
 )
 from murmurate.compose.path import agent_policy, chain, plain_policy, watch_cache, watch_load
@@ -52,6 +53,7 @@ __all__ = [
     "open_postgres",
     "outside",
     "plain_policy",
+    "policy_server",
     "read_troubles",
     "retention_of",
     "schedules_of",

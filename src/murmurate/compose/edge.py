@@ -6,10 +6,13 @@ from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, listen_address
+from murmurate.core.types import Caller
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
+from murmurate.gateway.policy import Always, Gate, Rules, check_rules
+from murmurate.gateway.ports import Action, Resource
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.roles import check_issuers, roles_of
@@ -34,13 +37,15 @@ class Inside:
 
 
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
-    """Return the application that clients talk to. `ConfigError`: a role is none."""
+    """Return the application that clients talk to. `ConfigError`: a role or rule is none."""
+    # Over 50 lines: one handler after the other.
     roles = roles_of(config.roles)
     check_issuers(config.auth, roles)
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=inside.platform, ids=outside.ids)
+    gate = gate_of(config, outside)
+    requests = Requests(platform=inside.platform, gate=gate, ids=outside.ids)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -51,8 +56,10 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             meter=inside.metrics,
             log=outside.events,
         ),
-        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
-        management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
+        embeddings=Embeddings(embedders, gate=gate, body_bytes_max=body_bytes_max),
+        management=Management(
+            inside.platform, gate=gate, meter=inside.metrics, body_bytes_max=body_bytes_max
+        ),
         administration=Administration(
             opened.keys,
             opened.registry,
@@ -70,7 +77,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         ),
         timetable=Timetable(inside.schedules),
     )
-    return Gateway(
+    app = Gateway(
         handlers,
         keys=opened.keys,
         tokens=Tokens(
@@ -80,6 +87,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             clock=outside.clock,
             events=outside.events,
         ),
+        gate=gate,
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
@@ -88,6 +96,24 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         meter=inside.metrics,
         log=outside.events,
     )
+    check_rules(
+        config.policy,
+        roles=roles,
+        routes=[f"{route.method} {route.path}" for route in app.routes],
+        models=[*config.agents, *config.models, config.embeddings.name],
+    )
+    return app
+
+
+def gate_of(config: Config, outside: Outside) -> Gate:
+    """Return who decides what scopes leave open: rules first, then the policy server if any."""
+    below = outside.policy or Always(config.policy.default)
+
+    def on_denied(caller: Caller, action: Action, resource: Resource) -> None:
+        route, model = f"{action.method} {action.route}", resource.model
+        outside.events.event("policy.denied", tenant=caller.tenant, route=route, model=model)
+
+    return Gate(Rules(config.policy.rules, below), on_denied=on_denied)
 
 
 def limits_of(config: Config) -> Limits:

@@ -15,7 +15,8 @@ from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog
 from murmurate.adapters.minilm import DIMENSIONS, weights_folder
-from murmurate.adapters.oidc import OidcIssuer
+from murmurate.adapters.oidc import OidcIssuer, configured_fetcher
+from murmurate.adapters.opa import Opa
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.damage import Damage
@@ -29,9 +30,11 @@ from murmurate.config import (
     Engine,
     LogPlace,
     ModelConfig,
+    PolicyConfig,
     Remote,
     log_place,
     remote,
+    secret,
 )
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError
@@ -41,7 +44,7 @@ from murmurate.core.ports import Embedder, EventLog, Log, Tracer
 from murmurate.core.reach import Reach
 from murmurate.engines.ports import Engine as EnginePort
 from murmurate.fleet.ends import TROUBLES, Trouble
-from murmurate.gateway.ports import Issuer
+from murmurate.gateway.ports import Issuer, Policy
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.knowledge.ports import Library
 from murmurate.observe.sampling import Sampler
@@ -96,6 +99,8 @@ class Outside:
     fetcher: Fetcher
     issuers: Mapping[str, Issuer] = field(default_factory=dict[str, Issuer])
     """Who signs the tokens that are taken, by the names of the configuration."""
+    policy: Policy | None = None
+    """Who decides what no rule of the configuration decides."""
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     log_care: LogCare | None = None
@@ -145,6 +150,8 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
     issuers = {name: OidcIssuer(it, outgoing=fetcher) for name, it in config.auth.items()}
+    asks = configured_fetcher(config.policy.opa_url, ca_file=config.policy.opa_ca_file)
+    policy = policy_server(config.policy, asks, clock=clock)
     events = JsonLog(place.events, clock=clock)
     log = await _log(config, state, clock=clock, events=events)
     engines = {
@@ -166,6 +173,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         sandbox=sandbox,
         fetcher=fetcher,
         issuers=issuers,
+        policy=policy,
         troubles=lambda: read_troubles(state / TROUBLES),
         log_care=log,
         close=(
@@ -173,12 +181,22 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
             library.close,
             sandbox.close,
             fetcher.close,
+            asks.close,
             *(issuer.close for issuer in issuers.values()),
             log.close,
             telemetry.close,
             events.close,
         ),
     )
+
+
+def policy_server(config: PolicyConfig, fetcher: Fetcher, *, clock: Clock) -> Opa | None:
+    """Return the policy server, where there is one. `ConfigError`: its key leads nowhere."""
+    if config.opa_url is None:
+        return None
+    key = None if config.opa_key is None else secret(config.opa_key)
+    whole_s, kept_s = config.opa_s, config.opa_kept_s
+    return Opa(config.opa_url, fetcher, clock=clock, key=key, whole_s=whole_s, kept_s=kept_s)
 
 
 async def _log(

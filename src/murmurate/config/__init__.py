@@ -13,7 +13,14 @@ from murmurate.config.agents import (
     Missed,
     ScheduleConfig,
 )
-from murmurate.config.auth import ALGORITHMS, AuthConfig, RoleConfig
+from murmurate.config.auth import (
+    ALGORITHMS,
+    AuthConfig,
+    Effect,
+    PolicyConfig,
+    PolicyRule,
+    RoleConfig,
+)
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
@@ -68,6 +75,7 @@ __all__ = [
     "AuthConfig",
     "CacheConfig",
     "Config",
+    "Effect",
     "EmbeddingsConfig",
     "EmbeddingsEngine",
     "Engine",
@@ -79,6 +87,8 @@ __all__ = [
     "Missed",
     "ModelConfig",
     "OutgoingConfig",
+    "PolicyConfig",
+    "PolicyRule",
     "Remote",
     "RoleConfig",
     "RouterConfig",

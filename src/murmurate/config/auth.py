@@ -1,5 +1,6 @@
-"""The sections of who may come in by a token, and of what the names of roles stand for."""
+"""The sections of who may come in by a token, what roles stand for, and who may do what."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -69,3 +70,51 @@ class RoleConfig(Section, frozen=True):
 
     scopes: Annotated[tuple[str, ...], Meta(min_length=1)]
     """What it opens."""
+
+
+class Effect(StrEnum):
+    """What a policy says."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class PolicyRule(Section, frozen=True):
+    """One rule: it holds where all that it names fits."""
+
+    effect: Effect
+    """`allow` or `deny`."""
+    roles: tuple[str, ...] = ()
+    """The caller has one of these roles. [any]"""
+    tenants: tuple[str, ...] = ()
+    """The caller is of one of these tenants. [any]"""
+    scopes: tuple[str, ...] = ()
+    """The route needs one of these scopes. [any]"""
+    routes: tuple[str, ...] = ()
+    """It is one of these routes, `*` for anything: `POST /v1/*`, `GET /api/runs/{id}`. [any]"""
+    models: tuple[str, ...] = ()
+    """One of these agents or models is asked for, `*` for anything: `gpt-*`. [any, or none]"""
+    reason: str = ""
+    """What somebody who is denied is told."""
+
+
+class PolicyConfig(Section, frozen=True):
+    """Who may do what, besides scopes: these can only be narrowed here.
+
+    The first rule that fits decides; where none does, the policy server, or `default`.
+    """
+
+    default: Effect = Effect.ALLOW
+    """What holds where no rule fits and there is no policy server."""
+    rules: tuple[PolicyRule, ...] = ()
+    """The rules, each as `[[policy.rules]]`."""
+    opa_url: str | None = None
+    """The decision of an Open Policy Agent: `http://127.0.0.1:8181/v1/data/murmurate/allow`."""
+    opa_key: str | None = None
+    """A reference to the token that it wants, `env:NAME` or `file:PATH`."""
+    opa_ca_file: str | None = None
+    """A file of certificates (PEM) to trust besides the system's."""
+    opa_s: Annotated[float, Meta(gt=0, le=60)] = 1.0
+    """How long it may take; then the request gets status 503."""
+    opa_kept_s: Annotated[float, Meta(ge=0, le=300)] = 5.0
+    """How long its answers count; a change of its policies holds after that."""

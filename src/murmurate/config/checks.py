@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from murmurate.config.agents import TOOLS, AgentConfig, ScheduleConfig
-from murmurate.config.auth import ALGORITHMS, AuthConfig
+from murmurate.config.auth import ALGORITHMS, AuthConfig, PolicyConfig
 from murmurate.config.models import EmbeddingsConfig, EmbeddingsEngine, Engine, ModelConfig
 from murmurate.config.places import listen_address
 from murmurate.config.references import is_reference
@@ -43,6 +43,7 @@ def check(config: Config) -> None:
     for name, issuer in config.auth.items():
         _check_auth(f"auth.{name}", issuer)
     _check_issuers(config)
+    _check_policy(config.policy)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -244,6 +245,18 @@ def _check_issuers(config: Config) -> None:
     for name, issuer in config.auth.items():
         if (other := seen.setdefault(issuer.issuer, name)) != name:
             raise ConfigError(f"auth.{name}.issuer: auth.{other} has the same one already")
+
+
+def _check_policy(policy: PolicyConfig) -> None:
+    """Check how the policy server is reached; what rules name is checked where that is known."""
+    if policy.opa_url is not None:
+        _check_url("policy.opa_url", policy.opa_url)
+        if policy.default is not PolicyConfig().default:
+            raise ConfigError("policy.default: with opa_url, the policy server decides instead")
+    elif policy.opa_key is not None or policy.opa_ca_file is not None:
+        raise ConfigError("policy.opa_url is missing: without it no policy server is asked")
+    if policy.opa_key is not None and not is_reference(policy.opa_key):
+        raise ConfigError("policy.opa_key: expected a reference, env:NAME or file:PATH")
 
 
 def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:

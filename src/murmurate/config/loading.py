@@ -4,6 +4,7 @@ import copy
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from enum import EnumType
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,10 +23,11 @@ _PATHS = {
     "models": ("weights", "rules", "ca_file"),
     "embeddings": ("ca_file",),
     "auth": ("ca_file",),
+    "policy": ("opa_ca_file",),
     "knowledge": ("folder",),
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
-_SECRETS = {"key", "headers", "proxy", "password", "secret", "secrets"}
+_SECRETS = {"key", "headers", "proxy", "password", "secret", "secrets", "opa_key"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 
@@ -185,7 +187,7 @@ def _with_engine(table: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
 def _choices(message: str, kind: type[Any], name: str) -> str:
     """Return what msgspec leaves unsaid: the values of an enum, or the keys of a section."""
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    if message.startswith("Invalid enum value"):
+    if message.startswith("Invalid enum value") and isinstance(types[name], EnumType):
         return f"; expected one of {', '.join(choice.value for choice in types[name])}"
     if message.startswith("Object contains unknown field"):
         return f"; expected one of {', '.join(types)}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, ScheduleConfig
-from murmurate.config.auth import AuthConfig, RoleConfig
+from murmurate.config.auth import AuthConfig, PolicyConfig, RoleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     CacheConfig,
@@ -66,6 +66,7 @@ class Config(Section, frozen=True):
     schedules: dict[str, ScheduleConfig] = msgspec.field(default_factory=dict)
     auth: dict[str, AuthConfig] = msgspec.field(default_factory=dict)
     roles: dict[str, RoleConfig] = msgspec.field(default_factory=dict)
+    policy: PolicyConfig = PolicyConfig()
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
     )
@@ -82,6 +83,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,
     "webhooks": WebhooksConfig,
+    "policy": PolicyConfig,
 }
 TABLES: Mapping[str, type[Section]] = {
     "models": ModelConfig,

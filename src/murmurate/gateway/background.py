@@ -55,7 +55,7 @@ class Background:
         returned with status 202; any server goes on with it.
         """
         body = decode(await exchange.body(self._body_bytes_max), RunBody)
-        request = self._requests.of(exchange, caller, body, span)
+        request = await self._requests.of(exchange, caller, body, span)
         run_id = await self._runs.submit(
             request, priority=body.priority, deadline_s=body.deadline_s, webhook=body.webhook
         )
@@ -104,6 +104,8 @@ class Background:
         """
         body = decode(await exchange.body(self._body_bytes_max) or b"{}", ReplayBody)
         span.note(run=_id(exchange)[:ID_CHARS_MAX])
+        if body.model is not None:
+            await self._requests.check_model(exchange, caller, body.model)
         await exchange.while_connected(self._replayed(exchange, caller, body, span))
 
     async def _replayed(

@@ -11,6 +11,7 @@ from murmurate.core.types import Caller, Delta, Finished, Request, Usage
 from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
+from murmurate.gateway.policy import EMBED, Gate
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.requests import Requests, name_session
 from murmurate.gateway.validate import decode
@@ -41,7 +42,7 @@ class Completions:
     async def chat(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """Ask an agent or a model, plain or streamed (`"stream": true`)."""
         body = decode(await exchange.body(self._body_bytes_max), ChatBody)
-        request = self._requests.of(exchange, caller, body, span)
+        request = await self._requests.of(exchange, caller, body, span)
         span.note(model=body.model, lane=request.lane.value)
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
         encoder = Encoder(
@@ -107,8 +108,11 @@ class Completions:
 class Embeddings:
     """`POST /v1/embeddings`."""
 
-    def __init__(self, embedders: Mapping[str, Embedder], *, body_bytes_max: int) -> None:
+    def __init__(
+        self, embedders: Mapping[str, Embedder], *, gate: Gate, body_bytes_max: int
+    ) -> None:
         self._embedders = embedders
+        self._gate = gate
         self._body_bytes_max = body_bytes_max
 
     async def embeddings(self, exchange: Exchange, caller: Caller, span: Span) -> None:
@@ -116,7 +120,6 @@ class Embeddings:
 
         The embedder is `minilm` (384 numbers, English), or the model of `[embeddings]`.
         """
-        del caller
         body = decode(await exchange.body(self._body_bytes_max), EmbeddingsBody)
         texts = texts_of(body)
         embedder = self._embedders.get(body.model)
@@ -126,6 +129,7 @@ class Embeddings:
                 f"no embedding model {body.model!r} is served here; there are: {known}",
                 param="model",
             )
+        await self._gate.check(caller, EMBED, body.model)
         span.note(model=body.model, texts=len(texts))
 
         async def embed() -> None:

@@ -13,6 +13,7 @@ from murmurate.core.errors import (
     RequestTimeoutError,
 )
 from murmurate.gateway.coding import AT_ONCE_BYTES, chosen, compressed
+from murmurate.gateway.ports import Action
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -81,6 +82,8 @@ class Exchange:
         self.path: str = scope["path"]
         self.query_string: bytes = scope.get("query_string", b"")
         self.client: str = (scope.get("client") or ("", 0))[0]
+        self.action: Action | None = None
+        """What is asked for, once the route was found."""
         self.status = 0
         self.streams: tuple[bytes, bytes] | None = None
         """The content type of a response that comes in pieces, from its begin to its end."""

@@ -12,6 +12,7 @@ from murmurate.core.types import Caller
 from murmurate.gateway.auth import check_place
 from murmurate.gateway.chat import error_line
 from murmurate.gateway.exchange import LINES, Exchange
+from murmurate.gateway.policy import EMBED, Gate
 from murmurate.gateway.ports import Meter, Platform
 from murmurate.gateway.validate import decode
 
@@ -49,17 +50,26 @@ class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
 class Management:
     """The routes that are not OpenAI's, and the list of models."""
 
-    def __init__(self, platform: Platform, *, meter: Meter, body_bytes_max: int) -> None:
+    def __init__(
+        self, platform: Platform, *, gate: Gate, meter: Meter, body_bytes_max: int
+    ) -> None:
         self._platform = platform
+        self._gate = gate
         self._meter = meter
         self._body_bytes_max = body_bytes_max
 
     async def models(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """List agents, models and embedders, or show one."""
+        """List the agents, models and embedders that the caller may use, or show one."""
         del span
+        chat = self._platform.chat_models(caller.tenant)
+        embedders = [it for it in self._platform.models(caller.tenant) if it not in chat]
+        usable = [
+            *await self._gate.usable(caller, chat),
+            *await self._gate.usable(caller, embedders, action=EMBED),
+        ]
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": "murmurate"}
-            for name in self._platform.models(caller.tenant)
+            for name in usable
         ]
         if exchange.path == "/v1/models":
             await exchange.answer_json(200, {"object": "list", "data": models})

@@ -176,3 +176,33 @@ class Issuer(Protocol):
     async def published(self) -> Published:
         """Return its keys of now. `IssuerUnreachableError`: it does not answer as it should."""
         ...
+
+
+class Action(Frozen, frozen=True):
+    """What somebody asks for: a route, as the table of routes has it, and the scope it needs."""
+
+    scope: str
+    method: str
+    route: str
+
+
+class Resource(Frozen, frozen=True):
+    """What it is asked of."""
+
+    model: str | None = None
+    """The agent, model or embedder; None where the route names none."""
+
+
+class Decision(Frozen, frozen=True):
+    """Whether it may be done; `reason` is for whoever asked."""
+
+    allowed: bool
+    reason: str = ""
+
+
+class Policy(Protocol):
+    """Decides who may do what, before anything of it is begun."""
+
+    async def decide(self, caller: Caller, action: Action, resource: Resource) -> Decision:
+        """Return the decision. `PolicyUnavailableError`: there is none, so it is not done."""
+        ...

@@ -6,23 +6,32 @@ from murmurate.core.ports import Span
 from murmurate.core.types import Caller, Lane, Request, SessionRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
+from murmurate.gateway.policy import Gate
 from murmurate.gateway.ports import Platform
 
 
 class Requests:
     """Makes requests for the models that the caller's tenant may use."""
 
-    def __init__(self, *, platform: Platform, ids: Ids) -> None:
+    def __init__(self, *, platform: Platform, gate: Gate, ids: Ids) -> None:
         self._platform = platform
+        self._gate = gate
         self._ids = ids
 
-    def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
-        """Return the request. `ModelUnknownError`, `BadRequestError`: it can't be one."""
-        if body.model not in self._platform.chat_models(caller.tenant):
-            known = ", ".join(self._platform.chat_models(caller.tenant))
+    async def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
+        """Return the request.
+
+        Raises:
+            ModelUnknownError, BadRequestError: It can't be one.
+            PolicyDeniedError, PolicyUnavailableError: The caller may not ask this model.
+        """
+        served = self._platform.chat_models(caller.tenant)
+        if body.model not in served:
+            known = ", ".join(await self._gate.usable(caller, served))
             raise ModelUnknownError(
                 f"no chat model {body.model!r} is served here; there are: {known}", param="model"
             )
+        await self.check_model(exchange, caller, body.model)
         session = self._session_ref(exchange.header(b"x-murmurate-session"))
         return Request(
             id=self._ids.new("req"),
@@ -36,6 +45,11 @@ class Requests:
             session=session,
             trace=span.ref,
         )
+
+    async def check_model(self, exchange: Exchange, caller: Caller, model: str) -> None:
+        """Return when the policy lets the caller ask this model here."""
+        assert exchange.action is not None, "a route was found"
+        await self._gate.check(caller, exchange.action, model)
 
     def _session_ref(self, header: bytes | None) -> SessionRef | None:
         if header is None:

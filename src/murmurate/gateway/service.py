@@ -44,6 +44,7 @@ from murmurate.gateway.exchange import (
 )
 from murmurate.gateway.keyring import Keys, Ticket, secret_in
 from murmurate.gateway.management import Management
+from murmurate.gateway.policy import Gate
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
@@ -96,6 +97,7 @@ class Gateway:
         *,
         keys: Keys,
         tokens: Tokens,
+        gate: Gate,
         limits: Limits,
         hosts: Collection[str],
         clock: Clock,
@@ -106,6 +108,7 @@ class Gateway:
     ) -> None:
         self._keys = keys
         self._tokens = tokens
+        self._gate = gate
         self._limits = limits
         self._hosts = hosts
         self._clock = clock
@@ -189,6 +192,9 @@ class Gateway:
         route = self._find(exchange)
         check_scope(ticket.caller, route.scope)
         self._admit(ticket.caller)
+        exchange.action = route.action
+        if not route.names_model:
+            await self._gate.check(ticket.caller, route.action)
         await self._traced(exchange, ticket, route.handler)
 
     async def _ticket(self, exchange: Exchange) -> Ticket:
@@ -301,12 +307,20 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     management, administration = handlers.management, handlers.administration
     background = handlers.background
     return (
-        Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
-        Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
+        Route(
+            "POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat, names_model=True
+        ),
+        Route(
+            "POST",
+            "/v1/embeddings",
+            Scope.EMBEDDINGS,
+            handlers.embeddings.embeddings,
+            names_model=True,
+        ),
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
         Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
-        Route("POST", "/api/runs", Scope.RUNS, background.submit),
+        Route("POST", "/api/runs", Scope.RUNS, background.submit, names_model=True),
         Route("GET", "/api/runs", Scope.RUNS, background.listing),
         Route("GET", "/api/runs/{id}", Scope.RUNS, background.show),
         Route("GET", "/api/runs/{id}/events", Scope.RUNS, background.events),
