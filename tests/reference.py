@@ -41,6 +41,7 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.service import Handlers, open_routes, scoped_routes
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -94,7 +95,7 @@ def routes(_: str) -> str:
     """Return what clients can ask for, with the scope that it needs."""
     parts = cast(
         "tuple[Any, ...]",
-        (Completions, Embeddings, Management, Administration, Background, Timetable),
+        (Completions, Embeddings, Management, Administration, Background, Timetable, Usages),
     )
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}

@@ -29,10 +29,12 @@ from murmurate.gateway.roles import Roles, roles_of
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
+from murmurate.gateway.usage import Usages
 from tests.fakes import (
     DONE,
     FakeClock,
     FakeEmbedder,
+    FakeLedger,
     FakePlatform,
     FakeRuns,
     FakeSchedules,
@@ -120,6 +122,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -147,7 +150,7 @@ class House:
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
         gate = Gate(self.policy, on_denied=lambda *what: self.denied.append(what))
-        requests = Requests(platform=self.platform, gate=gate, ids=ids)
+        requests = Requests(platform=self.platform, gate=gate, ledger=self.ledger, ids=ids)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -158,7 +161,9 @@ class House:
                 meter=self.meter,
                 log=self.log,
             ),
-            embeddings=Embeddings(self.embedders, gate=gate, body_bytes_max=BODY_BYTES_MAX),
+            embeddings=Embeddings(
+                self.embedders, gate=gate, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
+            ),
             management=Management(
                 self.platform, gate=gate, meter=self.meter, body_bytes_max=BODY_BYTES_MAX
             ),
@@ -178,6 +183,7 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(
             handlers,
@@ -203,7 +209,6 @@ class House:
         *,
         headers: Mapping[str, str | None] | None = None,
         client: str = "127.0.0.1",
-        query: str = "",
     ) -> tuple[Call, asyncio.Task[None]]:
         """Begin a request; the task ends with it. A header of None is left out."""
         sent: dict[str, str | None] = {"host": "127.0.0.1", "authorization": f"Bearer {KEY}"}
@@ -212,8 +217,8 @@ class House:
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
-            "query_string": query.encode(),
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
             "client": (client, 50_000),
         }

@@ -12,7 +12,7 @@ from murmurate.gateway.chat import ChatBody, MessageBody
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.policy import CHAT, Always, Gate, PolicyDeniedError, Rules
 from murmurate.gateway.requests import Requests, name_session
-from tests.fakes import TRACE, FakePlatform, FakeSpan, ask, seeded_ids
+from tests.fakes import TRACE, FakeLedger, FakePlatform, FakeSpan, ask, seeded_ids
 from tests.gateway.client import Call
 
 CALLER = Caller("key_1", "a", scopes=("chat",), lane=Lane.BATCH)
@@ -35,6 +35,7 @@ def made(chat: ChatBody | None = None, /, *rules: PolicyRule, **headers: str) ->
     requests = Requests(
         platform=FakePlatform(own_chats={"a": ["mine"], "b": ["theirs"]}),
         gate=Gate(Rules(rules, Always(Effect.ALLOW)), on_denied=lambda *what: None),
+        ledger=FakeLedger(),
         ids=seeded_ids(),
     )
     asked = exchange(**headers)

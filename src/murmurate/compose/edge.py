@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from murmurate.accounts.service import Book
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
@@ -19,6 +20,7 @@ from murmurate.gateway.roles import check_issuers, roles_of
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
+from murmurate.gateway.usage import Usages
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
@@ -33,6 +35,7 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    book: Book
     metrics: Metrics
 
 
@@ -45,7 +48,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     gate = gate_of(config, outside)
-    requests = Requests(platform=inside.platform, gate=gate, ids=outside.ids)
+    requests = Requests(platform=inside.platform, gate=gate, ledger=inside.book, ids=outside.ids)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -56,7 +59,9 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             meter=inside.metrics,
             log=outside.events,
         ),
-        embeddings=Embeddings(embedders, gate=gate, body_bytes_max=body_bytes_max),
+        embeddings=Embeddings(
+            embedders, gate=gate, ledger=inside.book, body_bytes_max=body_bytes_max
+        ),
         management=Management(
             inside.platform, gate=gate, meter=inside.metrics, body_bytes_max=body_bytes_max
         ),
@@ -76,6 +81,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
     app = Gateway(
         handlers,

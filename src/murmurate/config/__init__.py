@@ -42,6 +42,7 @@ from murmurate.config.references import (
     webhook_keys,
 )
 from murmurate.config.sections import (
+    AccountsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -70,6 +71,7 @@ __all__ = [
     "TENANT_FIRST",
     "TENANT_NAME",
     "TOOLS",
+    "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
     "AuthConfig",

@@ -8,6 +8,7 @@ from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, S
 from murmurate.config.auth import AuthConfig, PolicyConfig, RoleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
+    AccountsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -60,6 +61,7 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
+    accounts: AccountsConfig = AccountsConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -79,6 +81,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
+    "accounts": AccountsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,

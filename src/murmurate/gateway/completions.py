@@ -12,7 +12,7 @@ from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
 from murmurate.gateway.policy import EMBED, Gate
-from murmurate.gateway.ports import Meter
+from murmurate.gateway.ports import Ledger, Meter
 from murmurate.gateway.requests import Requests, name_session
 from murmurate.gateway.validate import decode
 
@@ -109,10 +109,16 @@ class Embeddings:
     """`POST /v1/embeddings`."""
 
     def __init__(
-        self, embedders: Mapping[str, Embedder], *, gate: Gate, body_bytes_max: int
+        self,
+        embedders: Mapping[str, Embedder],
+        *,
+        gate: Gate,
+        ledger: Ledger,
+        body_bytes_max: int,
     ) -> None:
         self._embedders = embedders
         self._gate = gate
+        self._ledger = ledger
         self._body_bytes_max = body_bytes_max
 
     async def embeddings(self, exchange: Exchange, caller: Caller, span: Span) -> None:
@@ -131,9 +137,12 @@ class Embeddings:
             )
         await self._gate.check(caller, EMBED, body.model)
         span.note(model=body.model, texts=len(texts))
+        place = (caller.tenant, caller.key_id, body.model)
+        self._ledger.asked(*place)
 
         async def embed() -> None:
             made = await embedder.embed(texts)
+            self._ledger.used(*place, Usage(made.tokens, 0))
             await exchange.answer(200, encode(body, made.vectors, made.tokens))
 
         await exchange.while_connected(embed())

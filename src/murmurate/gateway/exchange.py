@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -80,7 +81,7 @@ class Exchange:
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.query_string: bytes = scope.get("query_string", b"")
+        self._query: bytes = scope.get("query_string", b"")
         self.client: str = (scope.get("client") or ("", 0))[0]
         self.action: Action | None = None
         """What is asked for, once the route was found."""
@@ -104,6 +105,10 @@ class Exchange:
     def header(self, name: bytes) -> bytes | None:
         """Return a request header (`name` in lower case)."""
         return self._in.get(name)
+
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the URL; of one that is given twice, the last."""
+        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body.

@@ -7,15 +7,16 @@ from murmurate.core.types import Caller, Lane, Request, SessionRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.policy import Gate
-from murmurate.gateway.ports import Platform
+from murmurate.gateway.ports import Ledger, Platform
 
 
 class Requests:
     """Makes requests for the models that the caller's tenant may use."""
 
-    def __init__(self, *, platform: Platform, gate: Gate, ids: Ids) -> None:
+    def __init__(self, *, platform: Platform, gate: Gate, ledger: Ledger, ids: Ids) -> None:
         self._platform = platform
         self._gate = gate
+        self._ledger = ledger
         self._ids = ids
 
     async def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
@@ -33,10 +34,11 @@ class Requests:
             )
         await self.check_model(exchange, caller, body.model)
         session = self._session_ref(exchange.header(b"x-murmurate-session"))
-        return Request(
+        request = Request(
             id=self._ids.new("req"),
             tenant=caller.tenant,
             model=body.model,
+            key=caller.key_id,
             messages=messages_of(body, continues=session is not None and not session.new),
             tools=tools_of(body),
             sampling=sampling_of(body),
@@ -45,6 +47,8 @@ class Requests:
             session=session,
             trace=span.ref,
         )
+        self._ledger.asked(caller.tenant, caller.key_id, body.model)
+        return request
 
     async def check_model(self, exchange: Exchange, caller: Caller, model: str) -> None:
         """Return when the policy lets the caller ask this model here."""

@@ -53,6 +53,7 @@ from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.tokens import is_token
+from murmurate.gateway.usage import Usages
 
 BUCKETS_MAX = 2 * KEYS_MAX
 BUCKET_KEPT_S = 60.0
@@ -86,6 +87,7 @@ class Handlers:
     administration: Administration
     background: Background
     timetable: Timetable
+    usages: Usages
 
 
 class Gateway:
@@ -199,7 +201,7 @@ class Gateway:
 
     async def _ticket(self, exchange: Exchange) -> Ticket:
         """Return who asks, by key or token; neither has a place in a URL, which everybody logs."""
-        check_not_in_url(exchange.query_string)
+        check_not_in_url(exchange.query())
         authorization = exchange.header(b"authorization")
         if self._tokens and is_token(secret := secret_in(authorization)):
             return await self._tokens.admit(secret)
@@ -328,6 +330,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
         Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
+        Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
         Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
