@@ -36,6 +36,7 @@ from murmurate.cli.commands import main as commands
 from murmurate.config import SECTIONS, TABLES, PolicyRule, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
@@ -95,7 +96,16 @@ def routes(_: str) -> str:
     """Return what clients can ask for, with the scope that it needs."""
     parts = cast(
         "tuple[Any, ...]",
-        (Completions, Embeddings, Management, Administration, Background, Timetable, Usages),
+        (
+            Completions,
+            Embeddings,
+            Management,
+            Administration,
+            Background,
+            Timetable,
+            Usages,
+            Auditing,
+        ),
     )
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}

@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 from murmurate.adapters.memory import MemoryLog
 from murmurate.config import AuthConfig, Effect
 from murmurate.core.ports import Embedder, Model
-from murmurate.core.types import Caller
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.audit import Trail
+from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
 from murmurate.gateway.management import Management
 from murmurate.gateway.policy import Always, Gate
-from murmurate.gateway.ports import Action, Issuer, Policy, Resource
+from murmurate.gateway.ports import Issuer, Policy
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
@@ -135,9 +136,6 @@ class House:
     issuers: Mapping[str, Issuer] = field(default_factory=dict[str, Issuer])
     roles: Roles = field(default_factory=lambda: roles_of({}))
     policy: Policy = field(default_factory=lambda: Always(Effect.ALLOW))
-    denied: list[tuple[Caller, Action, Resource]] = field(
-        default_factory=list[tuple[Caller, Action, Resource]]
-    )
     new_secrets: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     app: Gateway = field(init=False)
 
@@ -149,7 +147,8 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
-        gate = Gate(self.policy, on_denied=lambda *what: self.denied.append(what))
+        gate = Gate(self.policy)
+        self.trail = Trail(log=self.kept, clock=self.clock, events=self.log)
         requests = Requests(platform=self.platform, gate=gate, ledger=self.ledger, ids=ids)
         handlers = Handlers(
             completions=Completions(
@@ -165,7 +164,11 @@ class House:
                 self.embedders, gate=gate, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
             ),
             management=Management(
-                self.platform, gate=gate, meter=self.meter, body_bytes_max=BODY_BYTES_MAX
+                self.platform,
+                gate=gate,
+                trail=self.trail,
+                meter=self.meter,
+                body_bytes_max=BODY_BYTES_MAX,
             ),
             administration=Administration(
                 self.keys,
@@ -183,6 +186,7 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            auditing=Auditing(self.trail, clock=self.clock),
             usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(
@@ -192,6 +196,7 @@ class House:
                 self.auth, self.issuers, roles=self.roles, clock=self.clock, events=self.log
             ),
             gate=gate,
+            trail=self.trail,
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},
             clock=self.clock,

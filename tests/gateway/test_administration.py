@@ -10,9 +10,9 @@ import pytest
 from murmurate.config import RoleConfig
 from murmurate.core.ports import Entry
 from murmurate.core.types import Lane
+from murmurate.gateway.audit import AUDIT, Audit
 from murmurate.gateway.exchange import ABORT
 from murmurate.gateway.keys import REGISTRY, Key, KeyRecord, digest
-from murmurate.gateway.registry import AUDIT, Audit
 from murmurate.gateway.roles import roles_of
 from tests.fakes import DONE, LoopClock, Saying, Text, run_skipping_time, until
 from tests.gateway.client import KEY, Answer, Call, House, run
@@ -411,6 +411,7 @@ def test_a_key_keeps_what_its_roles_opened_when_it_was_made() -> None:
         "sessions",
         "runs",
         "traces",
+        "usage",
         "knowledge",
     ]
     key = house.keys.get(made["id"])

@@ -34,7 +34,7 @@ def made(chat: ChatBody | None = None, /, *rules: PolicyRule, **headers: str) ->
     """Return the request that a caller's body and headers become."""
     requests = Requests(
         platform=FakePlatform(own_chats={"a": ["mine"], "b": ["theirs"]}),
-        gate=Gate(Rules(rules, Always(Effect.ALLOW)), on_denied=lambda *what: None),
+        gate=Gate(Rules(rules, Always(Effect.ALLOW))),
         ledger=FakeLedger(),
         ids=seeded_ids(),
     )

@@ -7,13 +7,13 @@ from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, listen_address
-from murmurate.core.types import Caller
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.audit import Trail
+from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.policy import Always, Gate, Rules, check_rules
-from murmurate.gateway.ports import Action, Resource
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.roles import check_issuers, roles_of
@@ -37,6 +37,7 @@ class Inside:
     schedules: Schedules
     book: Book
     metrics: Metrics
+    trail: Trail
 
 
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
@@ -47,7 +48,8 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    gate = gate_of(config, outside)
+    below = outside.policy or Always(config.policy.default)
+    gate = Gate(Rules(config.policy.rules, below))
     requests = Requests(platform=inside.platform, gate=gate, ledger=inside.book, ids=outside.ids)
     handlers = Handlers(
         completions=Completions(
@@ -63,7 +65,11 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             embedders, gate=gate, ledger=inside.book, body_bytes_max=body_bytes_max
         ),
         management=Management(
-            inside.platform, gate=gate, meter=inside.metrics, body_bytes_max=body_bytes_max
+            inside.platform,
+            gate=gate,
+            trail=inside.trail,
+            meter=inside.metrics,
+            body_bytes_max=body_bytes_max,
         ),
         administration=Administration(
             opened.keys,
@@ -81,6 +87,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        auditing=Auditing(inside.trail, clock=outside.clock),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
     app = Gateway(
@@ -94,6 +101,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             events=outside.events,
         ),
         gate=gate,
+        trail=inside.trail,
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
@@ -109,17 +117,6 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         models=[*config.agents, *config.models, config.embeddings.name],
     )
     return app
-
-
-def gate_of(config: Config, outside: Outside) -> Gate:
-    """Return who decides what scopes leave open: rules first, then the policy server if any."""
-    below = outside.policy or Always(config.policy.default)
-
-    def on_denied(caller: Caller, action: Action, resource: Resource) -> None:
-        route, model = f"{action.method} {action.route}", resource.model
-        outside.events.event("policy.denied", tenant=caller.tenant, route=route, model=model)
-
-    return Gate(Rules(config.policy.rules, below), on_denied=on_denied)
 
 
 def limits_of(config: Config) -> Limits:

@@ -14,6 +14,7 @@ from murmurate.compose.platform import Platform
 from murmurate.config import Config, KnowledgeConfig, documents_path, webhook_keys
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
+from murmurate.gateway.audit import Trail
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
@@ -45,12 +46,14 @@ class Service:
     retention: Retention
     book: Book
     metrics: Metrics
+    trail: Trail
     outside: Outside
     opened: OpenedKeys
 
 
 def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     """Wire the stages from the bottom up."""
+    # Over 50 lines: one stage after the other.
     metrics = Metrics()
     collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
@@ -84,7 +87,8 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     watch(metrics, runner, book, platform)
-    inside = Inside(platform, runs, replays, schedules, book, metrics)
+    trail = Trail(log=outside.log, clock=outside.clock, events=outside.events)
+    inside = Inside(platform, runs, replays, schedules, book, metrics, trail)
     return Service(
         gateway(config, outside, opened, inside),
         platform,
@@ -95,6 +99,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         retention_of(config, outside, tenants=opened.tenants),
         book,
         metrics,
+        trail,
         outside,
         opened,
     )

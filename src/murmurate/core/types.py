@@ -248,3 +248,5 @@ class Caller(Frozen, frozen=True):
     roles: tuple[str, ...] = ()
     ends_ms: int | None = None
     """When the token ends; None: it is a key, which may change and end at any time."""
+    place: str | None = None
+    """The address that asked, where it is noted."""

@@ -11,7 +11,7 @@ from murmurate.core.errors import BadRequestError, KeyInvalidError, NotFoundErro
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Span
 from murmurate.core.types import Caller, Lane
-from murmurate.gateway.exchange import Exchange
+from murmurate.gateway.exchange import Exchange, at_place
 from murmurate.gateway.grants import (
     check_active,
     check_grant,
@@ -114,7 +114,7 @@ class Administration:
         secret = self._ids.secret("mur")
         record = self._record(body, caller, digest(secret))
         check_grant(self._actor(caller), record, self._rate)
-        key = await self._registry.create(record, caller)
+        key = await self._registry.create(record, at_place(caller, exchange))
         span.note(key=record.id)
         await exchange.answer_json(200, {**self._shown(key), "secret": secret})
 
@@ -130,7 +130,8 @@ class Administration:
         check_manages(actor, key)
         check_active(key, self._clock.unix_ms())
         secret = self._ids.secret("mur")
-        fresh = await self._registry.rotate(key, secret=secret, grace_ms=grace_ms, by=caller)
+        by = at_place(caller, exchange)
+        fresh = await self._registry.rotate(key, secret=secret, grace_ms=grace_ms, by=by)
         self._on_secret(key.sha256, secret)
         span.note(key=key.record.id)
         await exchange.answer_json(200, {**self._shown(fresh), "secret": secret})
@@ -142,7 +143,7 @@ class Administration:
         check_manages(actor, key)
         if key.standing(self._clock.unix_ms()) is not Standing.REVOKED:
             check_leaves_operator(key, self._keys.all(), self._clock.unix_ms())
-            key = await self._registry.revoke(key, by=caller)
+            key = await self._registry.revoke(key, by=at_place(caller, exchange))
         span.note(key=key.record.id)
         await exchange.answer_json(200, self._shown(key))
 

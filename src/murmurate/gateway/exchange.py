@@ -13,6 +13,7 @@ from murmurate.core.errors import (
     OverloadedError,
     RequestTimeoutError,
 )
+from murmurate.core.types import Caller
 from murmurate.gateway.coding import AT_ONCE_BYTES, chosen, compressed
 from murmurate.gateway.ports import Action
 
@@ -230,6 +231,11 @@ class Exchange:
         except TimeoutError as cause:
             self.cut()
             raise ClientGoneError from cause
+
+
+def at_place(caller: Caller, exchange: Exchange) -> Caller:
+    """Return the caller with the address that asked, for the trail."""
+    return msgspec.structs.replace(caller, place=exchange.client or None)
 
 
 def check_media(kind: bytes | None, coding: bytes | None) -> None:

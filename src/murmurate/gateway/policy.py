@@ -4,7 +4,7 @@ What a key or token has no scope for never comes here. A request is decided on o
 route names a model, when that is known (`requests.py`), else before its handler runs.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from murmurate.config import Effect, PolicyConfig, PolicyRule
@@ -15,8 +15,6 @@ from murmurate.gateway.scopes import Scope
 
 CHAT = Action(Scope.CHAT.value, "POST", "/v1/chat/completions")
 EMBED = Action(Scope.EMBEDDINGS.value, "POST", "/v1/embeddings")
-
-OnDenied = Callable[[Caller, Action, Resource], None]
 
 
 class PolicyDeniedError(ForbiddenError):
@@ -80,11 +78,10 @@ def fits(rule: PolicyRule, caller: Caller, action: Action, resource: Resource) -
 
 
 class Gate:
-    """Asks the policy, and tells of what it denies."""
+    """Asks the policy before anything is begun."""
 
-    def __init__(self, policy: Policy, *, on_denied: OnDenied) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._on_denied = on_denied
 
     async def check(self, caller: Caller, action: Action, model: str | None = None) -> None:
         """Return when the caller may do it, with that model where there is one.
@@ -93,10 +90,8 @@ class Gate:
             PolicyDeniedError: The policy says no.
             PolicyUnavailableError: It says nothing.
         """
-        resource = Resource(model)
-        decision = await self._policy.decide(caller, action, resource)
+        decision = await self._policy.decide(caller, action, Resource(model))
         if not decision.allowed:
-            self._on_denied(caller, action, resource)
             what = f"{action.method} {action.route}"
             asked = what if model is None else f"{what} with the model {model!r}"
             because = f": {decision.reason}" if decision.reason else ""

@@ -9,14 +9,14 @@ from murmurate.config import AuthConfig, RoleConfig
 from murmurate.core.errors import BadRequestError, ConfigError
 from murmurate.gateway.scopes import EVERYTHING, OPERATOR_TENANT, Scope
 
-_READS = (Scope.MODELS, Scope.SESSIONS, Scope.TRACES, Scope.KNOWLEDGE)
+_READS = (Scope.MODELS, Scope.SESSIONS, Scope.TRACES, Scope.USAGE, Scope.KNOWLEDGE)
 _USES = (Scope.CHAT, Scope.EMBEDDINGS, Scope.MODELS)
-_DEVELOPS = (*_USES, Scope.SESSIONS, Scope.RUNS, Scope.TRACES, Scope.KNOWLEDGE, Scope.INGEST)
+_DEVELOPS = (*_USES, *_READS, Scope.RUNS, Scope.INGEST)
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "viewer": tuple(scope.value for scope in _READS),
     "user": tuple(scope.value for scope in _USES),
-    "developer": tuple(scope.value for scope in _DEVELOPS),
+    "developer": tuple(scope.value for scope in Scope if scope in _DEVELOPS),
     "admin": tuple(scope.value for scope in Scope if scope is not Scope.OPERATOR),
     "operator": tuple(scope.value for scope in Scope),
 }

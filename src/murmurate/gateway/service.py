@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
+    ForbiddenError,
     KeyInvalidError,
     MethodNotAllowedError,
     MurmurateError,
@@ -25,6 +26,8 @@ from murmurate.core.ports import EventLog, Tracer
 from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.audit import Trail
+from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.auth import challenge, check_not_in_url, check_place
 from murmurate.gateway.background import Background
 from murmurate.gateway.chat import error_body, error_event, error_line
@@ -44,7 +47,7 @@ from murmurate.gateway.exchange import (
 )
 from murmurate.gateway.keyring import Keys, Ticket, secret_in
 from murmurate.gateway.management import Management
-from murmurate.gateway.policy import Gate
+from murmurate.gateway.policy import Gate, PolicyDeniedError
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
@@ -58,6 +61,8 @@ from murmurate.gateway.usage import Usages
 BUCKETS_MAX = 2 * KEYS_MAX
 BUCKET_KEPT_S = 60.0
 """How long a bucket is kept, where there are too many; by then most are full again."""
+AUDITED = frozenset({Scope.ADMIN, Scope.OPERATOR, Scope.INGEST})
+"""What administrators do: tries that are refused are counted in the trail."""
 CLIENT_GONE = 499
 """nginx's code for a client that closed the connection."""
 
@@ -88,6 +93,7 @@ class Handlers:
     background: Background
     timetable: Timetable
     usages: Usages
+    auditing: Auditing
 
 
 class Gateway:
@@ -100,6 +106,7 @@ class Gateway:
         keys: Keys,
         tokens: Tokens,
         gate: Gate,
+        trail: Trail,
         limits: Limits,
         hosts: Collection[str],
         clock: Clock,
@@ -111,6 +118,7 @@ class Gateway:
         self._keys = keys
         self._tokens = tokens
         self._gate = gate
+        self._trail = trail
         self._limits = limits
         self._hosts = hosts
         self._clock = clock
@@ -192,12 +200,17 @@ class Gateway:
         check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
         ticket = await self._ticket(exchange)
         route = self._find(exchange)
-        check_scope(ticket.caller, route.scope)
-        self._admit(ticket.caller)
-        exchange.action = route.action
-        if not route.names_model:
-            await self._gate.check(ticket.caller, route.action)
-        await self._traced(exchange, ticket, route.handler)
+        try:
+            check_scope(ticket.caller, route.scope)
+            self._admit(ticket.caller)
+            exchange.action = route.action
+            if not route.names_model:
+                await self._gate.check(ticket.caller, route.action)
+            await self._traced(exchange, ticket, route.handler)
+        except ForbiddenError as error:
+            if route.scope in AUDITED or isinstance(error, PolicyDeniedError):
+                self._trail.refuse(ticket.caller, f"{route.method} {route.path}", error.code)
+            raise
 
     async def _ticket(self, exchange: Exchange) -> Ticket:
         """Return who asks, by key or token; neither has a place in a URL, which everybody logs."""
@@ -340,6 +353,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("GET", "/api/keys/{id}", Scope.ADMIN, administration.show),
         Route("DELETE", "/api/keys/{id}", Scope.ADMIN, administration.revoke),
         Route("POST", "/api/keys/{id}/rotate", Scope.ADMIN, administration.rotate),
+        Route("GET", "/api/audit", Scope.ADMIN, handlers.auditing.listing),
     )
 
 

@@ -106,6 +106,7 @@ async def main(message: ServerBoot, words: Words) -> None:
         lambda: words.take_over(service, message.gone),
         *(errands.run for errands in service.errands),
         service.schedules.keep,
+        service.trail.keep,
         service.book.keep,
     ]
     if message.number == 0:
@@ -120,6 +121,8 @@ async def main(message: ServerBoot, words: Words) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(MurmurateError):  # the log is what can't be written
             await service.book.write()
+        with contextlib.suppress(MurmurateError):  # the log may be what ended us
+            await service.trail.write_counts()
         await compose.close(service.outside)
         heart.cancel()
 
