@@ -10,8 +10,8 @@ from murmurate.config.agents import TOOLS, AgentConfig, ScheduleConfig
 from murmurate.config.auth import ALGORITHMS, AuthConfig, PolicyConfig
 from murmurate.config.models import EmbeddingsConfig, EmbeddingsEngine, Engine, ModelConfig
 from murmurate.config.places import listen_address
-from murmurate.config.references import is_reference
-from murmurate.config.sections import LogConfig
+from murmurate.config.references import is_reference, redis_url
+from murmurate.config.sections import CacheConfig, LogConfig
 from murmurate.config.tree import TENANT_FIRST, Config
 from murmurate.core.cron import Cron
 from murmurate.core.errors import ConfigError
@@ -44,6 +44,7 @@ def check(config: Config) -> None:
         _check_auth(f"auth.{name}", issuer)
     _check_issuers(config)
     _check_policy(config.policy)
+    _check_cache(config.cache)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -257,6 +258,18 @@ def _check_policy(policy: PolicyConfig) -> None:
         raise ConfigError("policy.opa_url is missing: without it no policy server is asked")
     if policy.opa_key is not None and not is_reference(policy.opa_key):
         raise ConfigError("policy.opa_key: expected a reference, env:NAME or file:PATH")
+
+
+def _check_cache(cache: CacheConfig) -> None:
+    """Check where answers are shared. No value that may be secret is shown."""
+    if cache.redis_url is None or is_reference(cache.redis_url):
+        return
+    redis_url(cache)
+    if urlsplit(cache.redis_url).password is not None:
+        raise ConfigError(
+            "cache.redis_url: it has a secret in it; put the whole URL behind a reference, such as"
+            " env:NAME"
+        )
 
 
 def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:
