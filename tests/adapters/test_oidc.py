@@ -204,6 +204,8 @@ def test_keys_that_are_no_keys_to_sign_with_are_left_out(issuer: TokenIssuer) ->
     issuer.published = [encrypting, short, odd, good]
     published = json.loads(issuer.said_at(KEYS)[1])["keys"]
     broken: list[Any] = [{}, {"kty": 7}, {"kty": "RSA", "kid": "n", "n": "?", "e": "AQAB"}]
+    broken += [{"kty": "RSA", "n": 5, "e": "AQAB"}, {"kty": "RSA", "n": [], "e": None}]
+    broken += [{"kty": "EC", "crv": "P-256", "x": 1}, {"kty": "OKP", "crv": "Ed25519"}]
     broken += [{**published[3], "kid": "other", "alg": "RS512"}, {"kty": "oct", "k": "AAAA"}]
     issuer.answers[KEYS] = (200, json.dumps({"keys": [*published, *broken]}).encode())
 
@@ -254,6 +256,7 @@ def test_an_issuer_that_restarts_is_not_missed(issuer: TokenIssuer) -> None:
         (METADATA, (200, b"<html>"), "does not say where its keys are"),
         (METADATA, (200, b'{"issuer": "x"}'), "does not say where its keys are"),
         (METADATA, (200, b'{"issuer": "x", "jwks_uri": "y"}'), "says that the issuer is 'x'"),
+        (METADATA, (200, b"[" * 100_000), "does not say where its keys are"),
         (KEYS, (500, b"{}"), "answers with status 500"),
         (KEYS, (200, b"[]"), "no set of keys"),
         (KEYS, (200, b'{"keys": []}'), "no key for any of RS256"),
@@ -270,6 +273,20 @@ def test_an_issuer_that_answers_nonsense_is_said_to(
             await door.admit(issuer.token())
         assert raised.value.http_status == 503
         assert len(issuer.asked) == (1 if path == METADATA else 2)
+
+    at(Door(config(issuer)), story)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "file:///etc/passwd", "https://h:99999/", "https://[x", "ftp://h/", "//h/keys"]
+)
+def test_keys_at_a_place_that_is_none_are_not_looked_for(issuer: TokenIssuer, url: str) -> None:
+    issuer.metadata["jwks_uri"] = url
+
+    async def story(door: Door) -> None:
+        with pytest.raises(IssuerUnreachableError):
+            await door.admit(issuer.token())
+        assert issuer.asked == [METADATA]
 
     at(Door(config(issuer)), story)
 

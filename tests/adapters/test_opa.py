@@ -121,6 +121,7 @@ def test_an_answer_counts_for_its_time_and_for_that_question_only(server: Policy
         ((200, b'{"result": {"permit": true}}'), "what is no decision"),
         ((200, b"true"), "what is no decision"),
         ((200, b"<html>"), "what is no decision"),
+        ((200, b'{"result": ' + b"[" * 50_000), "what is no decision"),
         ((200, b'{"result": true' + b" " * BYTES_MAX + b"}"), "answers with status 200"),
     ],
 )

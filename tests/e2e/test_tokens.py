@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.e2e.running import Running, running
-from tests.e2e.test_up import scripted
+from tests.e2e.test_up import refused, scripted
 from tests.servers.issuer import TokenIssuer
 
 RULES = f"""
@@ -44,6 +44,12 @@ outage_s = 3
 
 [roles.user]
 scopes = ["chat"]
+
+[[policy.rules]]
+effect = "deny"
+roles = ["developer"]
+models = ["sl*"]
+reason = "slow is for users"
 """
     options = scripted(tmp_path, more)
     (tmp_path / "rules.toml").write_text(RULES)
@@ -78,6 +84,23 @@ def test_people_come_in_with_the_tokens_of_their_issuer(
     assert service.request("/v1/models")[0] == 200, "keys of ours go on working"
     logged = b"".join(file.read_bytes() for file in service.state.glob("*.log*"))
     assert token.split(".")[1].encode() not in logged
+
+
+def test_a_policy_decides_by_role_and_model(service: Running, issuer: TokenIssuer) -> None:
+    client = service.client(issuer.token(realm_access={"roles": ["developer"]}))
+    with pytest.raises(openai.PermissionDeniedError, match="'slow': slow is for users") as denied:
+        client.chat.completions.create(model="slow", messages=[{"role": "user", "content": "hi"}])
+    assert denied.value.code == "policy.denied"
+    assert "slow" not in [model.id for model in client.models.list()]
+
+
+def test_a_role_or_rule_about_nothing_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    rule = '[[policy.rules]]\neffect = "deny"\nmodels = ["solw"]\n'
+    line = refused(tmp_path / "state", *scripted(tmp_path, rule))
+    assert "policy.rules[0].models has 'solw', which fits none of " in line
+    role = '[roles.reader]\nscopes = ["raed"]\n'
+    line = refused(tmp_path / "state2", *scripted(tmp_path, role))
+    assert "roles.reader.scopes has 'raed'" in line
 
 
 def test_a_stream_ends_with_its_token(service: Running, issuer: TokenIssuer) -> None:

@@ -34,6 +34,7 @@ BYTES_MAX = 256 * 1024
 KEYS_MAX = 64
 RSA_BITS_MIN = 2048
 KEPT_S_DEFAULT = 300.0
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MISSING = "[auth] needs PyJWT with cryptography, not installed: pip install 'murmurate[oidc]'"
 
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=([0-9]{1,9})(?:$|[\s,])", re.IGNORECASE)
@@ -101,7 +102,7 @@ class OidcIssuer:
         fetched = await self._fetched(self._own if own else self._outgoing, jwks_url)
         try:
             found = msgspec.json.decode(fetched.body, type=KeySet).keys
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             raise IssuerUnreachableError(f"{jwks_url} has no set of keys (JWKS)") from None
         keys = tuple(key for raw in found[:KEYS_MAX] if (key := self._read_key(raw)) is not None)
         if not keys:
@@ -119,15 +120,19 @@ class OidcIssuer:
         fetched = await self._fetched(self._own, url)
         try:
             found = msgspec.json.decode(fetched.body, type=Metadata)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             raise IssuerUnreachableError(f"{url} does not say where its keys are") from None
         if found.issuer != self._config.issuer:
             raise IssuerUnreachableError(
                 f"{url} says that the issuer is {found.issuer[:200]!r}, which the configuration"
                 f" calls {self._config.issuer!r}: write it in the same way"
             )
-        if url.startswith("https:") and not found.jwks_uri.startswith("https:"):
-            raise IssuerUnreachableError(f"{url} names keys that come without TLS")
+        try:
+            scheme, _, _ = _origin(found.jwks_uri)
+        except ValueError:
+            scheme = ""
+        if scheme != "https" and not (scheme == "http" and url.startswith("http:")):
+            raise IssuerUnreachableError(f"{url} names keys that come without TLS, or no URL")
         return found.jwks_uri
 
     async def _fetched(self, fetcher: Fetcher, url: str) -> Fetched:
@@ -180,7 +185,7 @@ def _reader(allowed: frozenset[str]) -> Callable[[dict[str, Any]], Key | None]:
         algorithms = [it for it in _algorithms_of(raw) if it in allowed]
         try:
             made = {it: jwt.PyJWK(raw, algorithm=it) for it in algorithms}
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             return None
         if not made or (raw["kty"] == "RSA" and _bits(raw) < RSA_BITS_MIN):
             return None

@@ -94,7 +94,7 @@ class Opa:
             raise self._no_decision(f"answers with status {fetched.status}")
         try:
             result = msgspec.json.decode(fetched.body, type=Answer).result
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise self._no_decision("answers with what is no decision") from None
         match result:
             case bool():
