@@ -36,6 +36,7 @@ from murmurate.cli.commands import main as commands
 from murmurate.config import SECTIONS, TABLES, PolicyRule, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
@@ -103,6 +104,7 @@ def routes(_: str) -> str:
             Administration,
             Background,
             Timetable,
+            Decisions,
             Usages,
             Auditing,
         ),

@@ -14,6 +14,7 @@ from murmurate.adapters.memory import MemoryLog
 from murmurate.config import AuthConfig, Effect
 from murmurate.core.ports import Embedder, Model
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.audit import Trail
 from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
@@ -33,6 +34,7 @@ from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
 from tests.fakes import (
     DONE,
+    FakeApprovals,
     FakeClock,
     FakeEmbedder,
     FakeLedger,
@@ -123,6 +125,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    approvals: FakeApprovals = field(default_factory=FakeApprovals)
     ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
@@ -186,6 +189,7 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            decisions=Decisions(self.approvals, trail=self.trail),
             auditing=Auditing(self.trail, clock=self.clock),
             usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )

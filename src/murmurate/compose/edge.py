@@ -8,6 +8,7 @@ from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, listen_address
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.audit import Trail
 from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
@@ -21,6 +22,7 @@ from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
@@ -35,6 +37,7 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    approvals: Approvals
     book: Book
     metrics: Metrics
     trail: Trail
@@ -87,6 +90,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        decisions=Decisions(inside.approvals, trail=inside.trail),
         auditing=Auditing(inside.trail, clock=outside.clock),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )

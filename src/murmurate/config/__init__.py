@@ -11,6 +11,7 @@ from murmurate.config.agents import (
     AnswerStyle,
     KnowledgeConfig,
     Missed,
+    Permission,
     ScheduleConfig,
 )
 from murmurate.config.auth import (
@@ -44,6 +45,7 @@ from murmurate.config.references import (
 )
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -75,6 +77,7 @@ __all__ = [
     "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
+    "ApprovalsConfig",
     "AuthConfig",
     "CacheConfig",
     "Config",
@@ -90,6 +93,7 @@ __all__ = [
     "Missed",
     "ModelConfig",
     "OutgoingConfig",
+    "Permission",
     "PolicyConfig",
     "PolicyRule",
     "Remote",

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from enum import EnumType
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
@@ -196,8 +196,10 @@ def _with_engine(table: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
 def _choices(message: str, kind: type[Any], name: str) -> str:
     """Return what msgspec leaves unsaid: the values of an enum, or the keys of a section."""
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    if message.startswith("Invalid enum value") and isinstance(types[name], EnumType):
-        return f"; expected one of {', '.join(choice.value for choice in types[name])}"
+    wanted = types.get(name)
+    choices = get_args(wanted)[-1] if get_origin(wanted) is dict else wanted
+    if message.startswith("Invalid enum value") and isinstance(choices, EnumType):
+        return f"; expected one of {', '.join(choice.value for choice in choices)}"
     if message.startswith("Object contains unknown field"):
         return f"; expected one of {', '.join(types)}"
     return ""

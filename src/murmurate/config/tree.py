@@ -9,6 +9,7 @@ from murmurate.config.auth import AuthConfig, PolicyConfig, RoleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -61,6 +62,7 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
+    approvals: ApprovalsConfig = ApprovalsConfig()
     accounts: AccountsConfig = AccountsConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
@@ -81,6 +83,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
+    "approvals": ApprovalsConfig,
     "accounts": AccountsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,

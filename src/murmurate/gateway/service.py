@@ -19,6 +19,7 @@ from murmurate.core.errors import (
     MurmurateError,
     OverloadedError,
     RateLimitedError,
+    RunWaitingError,
     ShuttingDownError,
 )
 from murmurate.core.ids import Ids
@@ -26,6 +27,7 @@ from murmurate.core.ports import EventLog, Tracer
 from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.audit import Trail
 from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.auth import challenge, check_not_in_url, check_place
@@ -61,7 +63,7 @@ from murmurate.gateway.usage import Usages
 BUCKETS_MAX = 2 * KEYS_MAX
 BUCKET_KEPT_S = 60.0
 """How long a bucket is kept, where there are too many; by then most are full again."""
-AUDITED = frozenset({Scope.ADMIN, Scope.OPERATOR, Scope.INGEST})
+AUDITED = frozenset({Scope.ADMIN, Scope.OPERATOR, Scope.INGEST, Scope.APPROVE})
 """What administrators do: tries that are refused are counted in the trail."""
 CLIENT_GONE = 499
 """nginx's code for a client that closed the connection."""
@@ -92,6 +94,7 @@ class Handlers:
     administration: Administration
     background: Background
     timetable: Timetable
+    decisions: Decisions
     usages: Usages
     auditing: Auditing
 
@@ -251,6 +254,9 @@ class Gateway:
             exchange.headers.append((b"retry-after", seconds))
         if isinstance(error, KeyInvalidError):
             exchange.headers.append((b"www-authenticate", challenge(error)))
+        if isinstance(error, RunWaitingError):
+            # OpenAI's clients ask again at a 409: each time would begin one more run that waits.
+            exchange.headers.append((b"x-should-retry", b"false"))
         await exchange.answer_json(error.http_status, error_body(error))
 
     async def _break_off(self, exchange: Exchange, error: MurmurateError) -> None:
@@ -342,6 +348,8 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/api/runs/{id}/cancel", Scope.RUNS, background.cancel),
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
         Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
+        Route("GET", "/api/approvals", Scope.APPROVE, handlers.decisions.listing),
+        Route("POST", "/api/approvals/{id}", Scope.APPROVE, handlers.decisions.decide),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
         Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),

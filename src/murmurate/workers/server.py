@@ -107,6 +107,7 @@ async def main(message: ServerBoot, words: Words) -> None:
         *(errands.run for errands in service.errands),
         service.schedules.keep,
         service.trail.keep,
+        service.approvals.keep_count,
         service.book.keep,
     ]
     if message.number == 0:
