@@ -197,9 +197,11 @@ def _choices(message: str, kind: type[Any], name: str) -> str:
     """Return what msgspec leaves unsaid: the values of an enum, or the keys of a section."""
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
     wanted = types.get(name)
-    choices = get_args(wanted)[-1] if get_origin(wanted) is dict else wanted
+    choices: Any = get_args(wanted)[-1] if get_origin(wanted) is dict else wanted
     if message.startswith("Invalid enum value") and isinstance(choices, EnumType):
-        return f"; expected one of {', '.join(choice.value for choice in choices)}"
+        return (
+            f"; expected one of {', '.join(str(choice.value) for choice in cast('Any', choices))}"
+        )
     if message.startswith("Object contains unknown field"):
         return f"; expected one of {', '.join(types)}"
     return ""
