@@ -41,7 +41,7 @@ from murmurate.config import (
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError
 from murmurate.core.fetch import Fetcher
-from murmurate.core.ids import Ids
+from murmurate.core.ids import Ids, SystemChance
 from murmurate.core.ports import Embedder, EventLog, Log, Tracer
 from murmurate.core.reach import Reach
 from murmurate.engines.ports import Engine as EnginePort
@@ -147,7 +147,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     # Over 50 lines: one adapter after the other.
     state = place.state
     clock = SystemClock()
-    ids = Ids(clock, random.SystemRandom())
+    ids = Ids(clock, SystemChance())
     telemetry = TelemetryStore(state / "telemetry.db")
     sampler = Sampler()
 

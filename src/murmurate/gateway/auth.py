@@ -6,6 +6,7 @@ Who is asking stands in `keyring.py` (keys) and `tokenring.py` (tokens).
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from murmurate.core.errors import ForbiddenError, KeyInvalidError
 from murmurate.gateway.tokens import TokenInvalidError
@@ -13,6 +14,9 @@ from murmurate.gateway.tokens import TokenInvalidError
 _SECRETS = {"access_token", "api_key"}
 _CHALLENGE_CHARS_MAX = 300
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
+
+PLACES_KEPT = 256
+"""Hosts and origins that need not be taken apart again; most requests name the same one."""
 
 _PLACE = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::[0-9]{1,5})?")
 
@@ -55,6 +59,7 @@ def _is_ours(name: str, names: Collection[str]) -> bool:
     return name in names or name in LOOPBACK_NAMES or loopback
 
 
+@lru_cache(PLACES_KEPT)
 def _name(place: bytes) -> str:
     """Return the name or address in `host:port`, without a dot at its end.
 
@@ -66,6 +71,7 @@ def _name(place: bytes) -> str:
     return text[:100] if found is None else found[1] or found[2]
 
 
+@lru_cache(PLACES_KEPT)
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(name)
