@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
-from murmurate.core.errors import MurmurateError, NotFoundError
+from murmurate.core.errors import KeyReusedError, MurmurateError, NotFoundError
 from murmurate.core.fetch import Fetch, Fetched
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embeddings, Model
@@ -22,6 +22,7 @@ from murmurate.core.types import (
     FinishReason,
     Frozen,
     Message,
+    Once,
     Origin,
     OriginKind,
     Part,
@@ -272,6 +273,13 @@ class RunNews(Frozen, frozen=True):
     kind: str
 
 
+class KnownRun(Frozen, frozen=True):
+    """What an `Idempotency-Key` has begun."""
+
+    run: str
+    session: str | None
+
+
 @dataclass
 class FakeRuns:
     """Runs that never end, and a note of what was asked of them."""
@@ -283,6 +291,10 @@ class FakeRuns:
         default_factory=list[tuple[float | None, str | None]]
     )
 
+    known: dict[tuple[str, str], tuple[Once, KnownRun]] = field(
+        default_factory=dict[tuple[str, str], tuple[Once, KnownRun]]
+    )
+
     async def submit(
         self,
         request: Request,
@@ -290,10 +302,21 @@ class FakeRuns:
         priority: int,
         deadline_s: float | None = None,
         webhook: str | None = None,
+        once: Once | None = None,
     ) -> str:
         self.begun.append((request, priority))
         self.terms.append((deadline_s, webhook))
-        return f"run_{len(self.begun)}"
+        run_id = f"run_{len(self.begun)}"
+        if once is not None:
+            session = None if request.session is None else request.session.id
+            self.known[request.tenant, once.key] = (once, KnownRun(run_id, session))
+        return run_id
+
+    async def sent_before(self, tenant: str, once: Once) -> KnownRun | None:
+        asked, known = self.known.get((tenant, once.key), (once, None))
+        if asked != once:
+            raise KeyReusedError("with another body")
+        return known
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
         own = [n for n, (it, _) in enumerate(self.begun, 1) if it.tenant == tenant]

@@ -28,7 +28,7 @@ from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.roles import Roles, roles_of
-from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
@@ -195,6 +195,7 @@ class House:
         )
         self.app = Gateway(
             handlers,
+            routes=scoped_routes(handlers),
             keys=self.keys,
             tokens=Tokens(
                 self.auth, self.issuers, roles=self.roles, clock=self.clock, events=self.log

@@ -5,7 +5,7 @@
 """
 
 from murmurate.compose.edge import Inside, gateway, limits_of
-from murmurate.compose.keys import OpenedKeys, open_keys, tenants_by_token
+from murmurate.compose.keys import OpenedKeys, open_keys, read_keys, tenants_by_token
 from murmurate.compose.opening import (
     LogCare,
     Outside,
@@ -56,6 +56,7 @@ __all__ = [
     "outside",
     "plain_policy",
     "policy_server",
+    "read_keys",
     "read_troubles",
     "retention_of",
     "schedules_of",

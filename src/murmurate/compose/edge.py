@@ -6,7 +6,7 @@ from murmurate.accounts.service import Book
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
-from murmurate.config import Config, listen_address
+from murmurate.config import Config, Role, listen_address
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.audit import Trail
@@ -18,7 +18,7 @@ from murmurate.gateway.policy import Always, Gate, Rules, check_rules
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.roles import check_issuers, roles_of
-from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
@@ -94,8 +94,11 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         auditing=Auditing(inside.trail, clock=outside.clock),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
+    is_worker = config.server.role is Role.WORKER
+    routes = scoped_routes(handlers)
     app = Gateway(
         handlers,
+        routes=() if is_worker else routes,
         keys=opened.keys,
         tokens=Tokens(
             config.auth,
@@ -117,7 +120,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     check_rules(
         config.policy,
         roles=roles,
-        routes=[f"{route.method} {route.path}" for route in app.routes],
+        routes=[f"{route.method} {route.path}" for route in routes],
         models=[*config.agents, *config.models, config.embeddings.name],
     )
     return app

@@ -44,7 +44,6 @@ async def open_keys(
     *,
     first_key: Path,
     events: EventLog,
-    by_token: frozenset[str] = frozenset(),
 ) -> OpenedKeys:
     """Read all keys; where none manages all others, make one and leave it in `first_key` (0600).
 
@@ -76,7 +75,15 @@ async def open_keys(
             # The rotation stands, and its caller has the secret: only this convenience is lost.
             events.event("keys.file_not_written", file=str(first_key), detail=str(cause))
 
-    return OpenedKeys(keys, registry, follow_rotation, by_token)
+    return OpenedKeys(keys, registry, follow_rotation)
+
+
+async def read_keys(log: Log, clock: Clock, ids: Ids) -> OpenedKeys:
+    """Read all keys for a server that opens nothing with them, and makes none."""
+    keys = Keys(clock=clock)
+    registry = Registry(keys, log=log, clock=clock, ids=ids)
+    await registry.open()
+    return OpenedKeys(keys, registry, lambda _, __: None)
 
 
 def _keep(file: Path, secret: str) -> None:

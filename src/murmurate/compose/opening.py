@@ -13,7 +13,7 @@ import msgspec
 
 from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.library import LibraryClient
-from murmurate.adapters.logs import JsonLog
+from murmurate.adapters.logs import JsonLog, Seldom
 from murmurate.adapters.minilm import DIMENSIONS, weights_folder
 from murmurate.adapters.oidc import OidcIssuer, configured_fetcher
 from murmurate.adapters.opa import Opa
@@ -22,6 +22,7 @@ from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.telemetry import TelemetryStore
+from murmurate.adapters.sqlite.writer import DiskFault
 from murmurate.agents.ports import Sandbox
 from murmurate.cache.ports import Shared
 from murmurate.config import (
@@ -80,6 +81,11 @@ class LogCare(Protocol):
         """What is known to be damaged or lost, one item a place."""
         ...
 
+    @property
+    def faults(self) -> int:
+        """How often a write failed by the disk, or by a lost connection."""
+        ...
+
     async def examine(self) -> None:
         """Read everything once, slowly, to find the rest."""
         ...
@@ -135,6 +141,8 @@ class Place:
     state: Path
     runner: str
     number: int
+    end: Callable[[str], object] = lambda _: None
+    """Ends the process at once, closing nothing: closing would trust a disk that lost writes."""
 
     @property
     def events(self) -> Path:
@@ -164,7 +172,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     asks = configured_fetcher(config.policy.opa_url, ca_file=config.policy.opa_ca_file)
     policy = policy_server(config.policy, asks, clock=clock)
     events = JsonLog(place.events, clock=clock)
-    log = await _log(config, state, clock=clock, events=events)
+    log = await _log(config, place, clock=clock, events=events)
     answers = open_redis(config, clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
@@ -208,9 +216,10 @@ def policy_server(config: PolicyConfig, fetcher: Fetcher, *, clock: Clock) -> Op
 
 
 async def _log(
-    config: Config, state: Path, *, clock: Clock, events: EventLog
+    config: Config, here: Place, *, clock: Clock, events: EventLog
 ) -> "SqliteLog | PostgresLog":
     """Open the log; what is done to its file is told to whoever watches the start, and kept."""
+    state, seldom = here.state, Seldom(events, clock=clock)
 
     def damaged(damage: Damage) -> None:
         events.event("log.damaged", stream=damage.stream, tenant=damage.tenant, detail=str(damage))
@@ -219,9 +228,15 @@ async def _log(
         sys.stderr.write(f"murmurate: {what}\n")
         events.event("log.opened", detail=what)
 
+    def failed(fault: DiskFault) -> None:
+        seldom.event("log.fault", fault.detail)
+        if fault.is_final:
+            here.end(fault.detail)
+
     place = log_place(config.log)
     if place is None:
-        return SqliteLog(state / "truth.db", clock=clock, on_damage=damaged, told=tell)
+        path = state / "truth.db"
+        return SqliteLog(path, clock=clock, on_damage=damaged, on_fault=failed, told=tell)
     log = await open_postgres(place, clock=clock, on_damage=damaged)
     events.event("log.opened", detail=log.name)
     if (state / "truth.db").exists() and await _is_new(log):

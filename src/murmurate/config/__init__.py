@@ -22,7 +22,7 @@ from murmurate.config.auth import (
     PolicyRule,
     RoleConfig,
 )
-from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
+from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME, check_role
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
     CONTEXT_TOKENS,
@@ -51,6 +51,7 @@ from murmurate.config.sections import (
     LimitConfig,
     LogConfig,
     OutgoingConfig,
+    Role,
     RouterConfig,
     RunsConfig,
     Section,
@@ -97,6 +98,7 @@ __all__ = [
     "PolicyConfig",
     "PolicyRule",
     "Remote",
+    "Role",
     "RoleConfig",
     "RouterConfig",
     "RunsConfig",
@@ -105,6 +107,7 @@ __all__ = [
     "ServerConfig",
     "WebhooksConfig",
     "WorkersConfig",
+    "check_role",
     "documents_path",
     "explain",
     "listen_address",

@@ -13,7 +13,7 @@ from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
 from murmurate.gateway.policy import EMBED, Gate
 from murmurate.gateway.ports import Ledger, Meter
-from murmurate.gateway.requests import Requests, name_session
+from murmurate.gateway.requests import Requests, name_session, session_of
 from murmurate.gateway.validate import decode
 
 
@@ -58,7 +58,7 @@ class Completions:
         usage: Usage | None = None
         async with aclosing(self._deltas(request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
-            name_session(exchange, request)
+            name_session(exchange, session_of(request))
             await exchange.open(EVENTS)
             await exchange.write(encoder.first())
             try:
@@ -81,7 +81,7 @@ class Completions:
     ) -> None:
         async with aclosing(self._deltas(request, span)) as deltas:
             answer = [delta async for delta in deltas]
-        name_session(exchange, request)
+        name_session(exchange, session_of(request))
         await exchange.answer(200, encoder.whole(answer))
 
     async def _deltas(self, request: Request, span: Span) -> AsyncGenerator[Delta]:

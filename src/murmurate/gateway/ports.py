@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from murmurate.core.types import Caller, Frozen, Request, TraceRef, Usage
+from murmurate.core.types import Caller, Frozen, Once, Request, TraceRef, Usage
 
 
 class Readiness(Frozen, frozen=True):
@@ -124,13 +124,40 @@ class Schedules(Protocol):
         ...
 
 
+class Known(Protocol):
+    """What an `Idempotency-Key` has begun."""
+
+    @property
+    def run(self) -> str:
+        """The run."""
+        ...
+
+    @property
+    def session(self) -> str | None:
+        """Its session, if it has one."""
+        ...
+
+
 class Runs(Protocol):
     """Work that goes on without its client. What is another tenant's is `NotFoundError`."""
 
     async def submit(
-        self, request: Request, *, priority: int, deadline_s: float | None, webhook: str | None
+        self,
+        request: Request,
+        *,
+        priority: int,
+        deadline_s: float | None,
+        webhook: str | None,
+        once: Once | None,
     ) -> str:
-        """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL."""
+        """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL.
+
+        `LogConflictError`: the same is begun at this moment.
+        """
+        ...
+
+    async def sent_before(self, tenant: str, once: Once) -> Known | None:
+        """Return the run that this key has begun. `KeyReusedError`: with something else."""
         ...
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:

@@ -7,7 +7,7 @@ data path) and `management.py`.
 import math
 import re
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -106,6 +106,7 @@ class Gateway:
         self,
         handlers: Handlers,
         *,
+        routes: Sequence[Route],
         keys: Keys,
         tokens: Tokens,
         gate: Gate,
@@ -134,7 +135,7 @@ class Gateway:
         self._in_flight = 0
         self._draining = False
         self._open = open_routes(handlers.management)
-        self._routes = Routes(scoped_routes(handlers))
+        self._routes = Routes(routes)
 
     @property
     def routes(self) -> tuple[Route, ...]:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
@@ -20,7 +21,7 @@ import uvloop
 from murmurate import compose
 from murmurate.adapters.http_edge import Edge, EdgeLimits, HttpEdge, connections_max
 from murmurate.adapters.logs import Bridge, Seldom
-from murmurate.config import Config
+from murmurate.config import Config, Role
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
     ConfigError,
@@ -192,16 +193,17 @@ async def composed(message: ServerBoot) -> compose.Service:
     workers = compose.Workers(
         message.engine_sockets, message.engine_keys, message.library, message.sandbox
     )
-    place = compose.Place(state, message.runner, message.number)
-    outside = await compose.outside(message.config, place, workers)
-    opened = await compose.open_keys(
-        outside.log,
-        outside.clock,
-        outside.ids,
-        first_key=state / "key",
-        events=outside.events,
-        by_token=compose.tenants_by_token(message.config),
+    place = compose.Place(
+        state, message.runner, message.number, lambda detail: end(detail, EXIT_FAILED)
     )
+    outside = await compose.outside(message.config, place, workers)
+    if message.config.server.role is Role.WORKER:
+        opened = await compose.read_keys(outside.log, outside.clock, outside.ids)
+    else:
+        opened = await compose.open_keys(
+            outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
+        )
+    opened = replace(opened, by_token=compose.tenants_by_token(message.config))
     service = compose.service(message.config, outside, opened)
     await service.runner.enlist()
     return service
