@@ -36,10 +36,6 @@ class ServerConfig(Section, frozen=True):
 
     listen: str = "127.0.0.1:8080"
     """Address and port; port 0 takes a free one."""
-    role: Role = Role.ALL
-    """`gateway` leaves runs in the background to other servers on the same log, `worker` works on
-    them and serves nothing but `/healthz`, `/readyz` and `/metrics`, `all` does both. A worker
-    needs `log.url`."""
     state: str = "./state"
     """The folder of everything that must survive a restart."""
     hosts: tuple[str, ...] = ()
@@ -54,6 +50,10 @@ class ServerConfig(Section, frozen=True):
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     """How many server processes answer side by side; the runs of one that dies go on in another.
     Limits, caches and `/metrics` are each one's own."""
+    role: Role = Role.ALL
+    """`gateway` leaves runs in the background to other servers on the same log, `worker` works on
+    them and serves nothing but `/healthz`, `/readyz` and `/metrics`, `all` does both. A worker
+    needs `log.url`."""
 
 
 class HttpConfig(Section, frozen=True):
