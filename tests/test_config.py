@@ -145,7 +145,7 @@ def test_what_leads_to_another_server_must_be_there(tmp_path: Path) -> None:
         ),
         (
             {"server": {"listn": 1}},
-            "server: .*unknown field `listn`; expected one of listen, role",
+            "server: .*unknown field `listn`; expected one of listen, state",
         ),
         ({"models": {"m": {**MODEL, "slot": 1}}}, "models.m: .*`slot`; expected one of engine"),
         ({"limits": {"default": {"burts": 1}}}, "limits.default: .*`burts`.*burst"),
