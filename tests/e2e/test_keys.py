@@ -50,6 +50,49 @@ def models(service: Running, secret: str) -> int:
     return service.request("/v1/models", headers=headers)[0]
 
 
+def audit(service: Running, *words: str) -> str:
+    """Run `murmurate audit …` against the local service; return what it prints."""
+    command = [sys.executable, "-m", "murmurate", "audit", *words, "--state", str(service.state)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_trail_tells_who_did_what_from_where(service: Running) -> None:
+    made = created(service, "short-lived", "--scopes", "chat")
+    keys(service, "revoke", made["id"])
+    heads, *rows = audit(service).splitlines()
+    assert heads.split()[:3] == ["at", "(UTC)", "action"]
+    first, second, third = rows
+    assert "the server" in first
+    assert "127.0.0.1" in second
+    assert f"{made['id']} label=short-lived scopes=chat" in second
+    assert "key.revoked" in third
+    [only] = audit(service, "--json", "--action", "key.revoked").splitlines()
+    assert json.loads(only)["key"] == made["id"]
+    assert made["secret"] not in audit(service, "--json")
+
+
+def test_the_trail_can_be_followed(service: Running) -> None:
+    command = [sys.executable, "-u", "-m", "murmurate", "audit", "--follow", "--json"]
+    with subprocess.Popen(
+        [*command, "--state", str(service.state)], stdout=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["by"] is None
+        made = created(service, "seen at once")
+        assert json.loads(following.stdout.readline())["key"] == made["id"]
+        following.terminate()
+
+
+def test_a_role_stands_for_several_scopes(service: Running) -> None:
+    made = created(service, "night shift", "--role", "viewer")
+    assert made["roles"] == ["viewer"]
+    assert models(service, made["secret"]) == 200
+    headers = {"Authorization": f"Bearer {made['secret']}"}
+    assert service.request("/api/keys", headers=headers)[0] == 403
+    assert "viewer" in keys(service, "list")
+    assert "there is no role 'vewer'" in keys(service, "create", "x", "--role", "vewer", fails=True)
+
+
 def test_a_key_is_shown_once_and_listed_without_its_secret(service: Running) -> None:
     shown = keys(service, "create", "夜间 reports", "--lane", "batch", "--expires", "90d")
     secret = next(line.split()[1] for line in shown.splitlines() if line.startswith("secret"))

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from murmurate.adapters.memory import MemoryLog
+from murmurate.config import AuthConfig, Effect
 from murmurate.core.ports import Embedder, Model
 from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
+from murmurate.gateway.audit import Trail
+from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
 from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
@@ -23,11 +26,15 @@ from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
 from murmurate.gateway.lines import ChatLines, EmbeddingLines
 from murmurate.gateway.management import Management
+from murmurate.gateway.policy import Always, Gate
+from murmurate.gateway.ports import Issuer, Policy
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.roles import Roles, roles_of
 from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
 from murmurate.jobs.batches.service import Batches
 from tests.fakes import (
@@ -141,6 +148,10 @@ class House:
     rate: Rate = field(default_factory=lambda: Rate(per_s=10.0, burst=60.0))
     requests_max: int = 8
     scopes: tuple[str, ...] = ("*",)
+    auth: Mapping[str, AuthConfig] = field(default_factory=dict[str, AuthConfig])
+    issuers: Mapping[str, Issuer] = field(default_factory=dict[str, Issuer])
+    roles: Roles = field(default_factory=lambda: roles_of({}))
+    policy: Policy = field(default_factory=lambda: Always(Effect.ALLOW))
     new_secrets: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     app: Gateway = field(init=False)
 
@@ -152,8 +163,10 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
+        gate = Gate(self.policy)
+        self.trail = Trail(log=self.kept, clock=self.clock, events=self.log)
         self.files = Files(FILE_LIMITS, log=self.kept, clock=self.clock, ids=ids)
-        requests = Requests(platform=self.platform, ledger=self.ledger, ids=ids)
+        requests = Requests(platform=self.platform, gate=gate, ledger=self.ledger, ids=ids)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -165,12 +178,19 @@ class House:
                 log=self.log,
             ),
             embeddings=Embeddings(
-                self.embedders, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
+                self.embedders, gate=gate, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
             ),
-            management=Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
+            management=Management(
+                self.platform,
+                gate=gate,
+                trail=self.trail,
+                meter=self.meter,
+                body_bytes_max=BODY_BYTES_MAX,
+            ),
             administration=Administration(
                 self.keys,
                 self.registry,
+                roles=self.roles,
                 rate=self.rate,
                 clock=self.clock,
                 ids=ids,
@@ -199,17 +219,23 @@ class House:
                 ),
                 {
                     "/v1/chat/completions": ChatLines(requests),
-                    "/v1/embeddings": EmbeddingLines(self.embedders, ledger=self.ledger),
+                    "/v1/embeddings": EmbeddingLines(self.embedders, gate=gate, ledger=self.ledger),
                 },
                 body_bytes_max=BODY_BYTES_MAX,
             ),
-            decisions=Decisions(self.approvals),
+            decisions=Decisions(self.approvals, trail=self.trail),
+            auditing=Auditing(self.trail, clock=self.clock),
             usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(
             handlers,
             routes=scoped_routes(handlers),
             keys=self.keys,
+            tokens=Tokens(
+                self.auth, self.issuers, roles=self.roles, clock=self.clock, events=self.log
+            ),
+            gate=gate,
+            trail=self.trail,
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},
             clock=self.clock,

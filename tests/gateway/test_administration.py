@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from murmurate.config import RoleConfig
 from murmurate.core.ports import Entry
 from murmurate.core.types import Lane
+from murmurate.gateway.audit import AUDIT, Audit
 from murmurate.gateway.exchange import ABORT
 from murmurate.gateway.keys import REGISTRY, Key, KeyRecord, digest
-from murmurate.gateway.registry import AUDIT, Audit
+from murmurate.gateway.roles import roles_of
 from tests.fakes import DONE, LoopClock, Saying, Text, run_skipping_time, until
 from tests.gateway.client import KEY, Answer, Call, House, run
 
@@ -55,6 +57,7 @@ def test_a_key_is_made_with_all_that_was_asked_for_and_works() -> None:
         "label": "nightly 报告",
         "tenant": "a",
         "scopes": ["chat", "models"],
+        "roles": [],
         "lane": "batch",
         "limits": {"requests_per_minute": 30.0, "burst": 3},
         "state": "active",
@@ -396,3 +399,39 @@ def test_other_keys_run_on_when_one_is_revoked() -> None:
         assert call.answer.status == 200
 
     asyncio.run(story())
+
+
+def test_a_key_keeps_what_its_roles_opened_when_it_was_made() -> None:
+    house = House(roles=roles_of({"reporter": RoleConfig(scopes=("runs", "traces"))}))
+    made = house.post("/api/keys", {"roles": ["reporter", "viewer"], "scopes": ["chat"]}).json()
+    assert made["roles"] == ["reporter", "viewer"]
+    assert made["scopes"] == [
+        "chat",
+        "models",
+        "sessions",
+        "runs",
+        "traces",
+        "usage",
+        "knowledge",
+    ]
+    key = house.keys.get(made["id"])
+    assert key is not None
+    assert key.caller.roles == ("reporter", "viewer")
+    only = house.post("/api/keys", {"roles": ["user"]}).json()
+    assert only["scopes"] == ["chat", "embeddings", "models"]
+    house.roles = {}  # the configuration changes, the key does not
+    assert house.get("/v1/models", headers=with_key(only["secret"])).status == 200
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        (["usr"], "there is no role 'usr'; there are: admin, developer"),
+        (["operator"], "'operator' is for keys of the tenant 'default' only"),
+        ("user", "Expected `array`"),
+    ],
+)
+def test_a_role_that_cannot_be_given_is_named(roles: object, words: str) -> None:
+    answer = House().post("/api/keys", {"roles": roles})
+    assert answer.status == 400
+    assert words in answer.error["message"]

@@ -33,6 +33,9 @@ def test_a_decision_is_the_callers(
         {"approved": body["approve"], "approval": {"id": "run_1:2"}},
     )
     assert house.approvals.decided == [expected]
+    [noted] = house.get("/api/audit?action=approval").json()["entries"]
+    assert noted["result"] == ("approved" if body["approve"] else "denied")
+    assert (noted["by"], noted["facts"]["approval"]) == ("key_1", "run_1:2")
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,30 @@ def test_an_operator_goes_when_another_stays_or_it_had_ended_anyway() -> None:
     check_leaves_operator(ADMIN, [ADMIN], 100)
     assert not is_usable_operator(expired, 100)
     assert is_usable_operator(OPERATOR, 100)
+
+
+@pytest.mark.parametrize(
+    ("actor", "roles", "may"),
+    [
+        (OPERATOR, ("analyst",), True),
+        (WHOLE, ("analyst",), True),
+        (ADMIN, (), True),
+        (ADMIN, ("analyst",), False),
+        (key("acme", "admin", "chat", roles=("analyst",)), ("analyst",), True),
+        (key("acme", "admin", "chat", roles=("analyst",)), ("analyst", "user"), False),
+    ],
+)
+def test_a_role_is_given_by_who_has_it_or_owns_all(
+    actor: Key, roles: tuple[str, ...], *, may: bool
+) -> None:
+    """A policy may let a role do what no scope tells of."""
+    wanted = key("acme", "chat", id="key_2", roles=roles)
+    if may:
+        check_grant(actor, wanted.record, DEFAULT)
+        check_manages(actor, wanted)
+        return
+    with pytest.raises(GrantTooWideError, match="lacks") as raised:
+        check_grant(actor, wanted.record, DEFAULT)
+    assert raised.value.param == "roles"
+    with pytest.raises(GrantTooWideError, match="has the role"):
+        check_manages(actor, wanted)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from murmurate.config import Effect, PolicyRule
 from murmurate.core.errors import BadRequestError, ModelUnknownError, MurmurateError
 from murmurate.core.ports import Embeddings
 from murmurate.core.types import (
@@ -18,6 +19,7 @@ from murmurate.core.types import (
     Usage,
 )
 from murmurate.gateway.lines import SIDE_BY_SIDE, ChatLines, EmbeddingLines
+from murmurate.gateway.policy import Always, Gate, PolicyDeniedError, Rules
 from murmurate.gateway.requests import Requests
 from tests.fakes import TRACE, FakeEmbedder, FakeLedger, FakePlatform, seeded_ids
 from tests.gateway.client import HELLO
@@ -25,10 +27,16 @@ from tests.gateway.client import HELLO
 CALLER = Caller("key_1", "a", ("chat",), Lane.BATCH)
 
 
-def asked(**fields: Any) -> Any:
-    lines = ChatLines(Requests(platform=FakePlatform(), ledger=FakeLedger(), ids=seeded_ids()))
+def chat_lines(*rules: PolicyRule) -> ChatLines:
+    gate = Gate(Rules(rules, Always(Effect.ALLOW)))
+    made = Requests(platform=FakePlatform(), gate=gate, ledger=FakeLedger(), ids=seeded_ids())
+    return ChatLines(made)
+
+
+def asked(*rules: PolicyRule, **fields: Any) -> Any:
     body = json.dumps({**HELLO, **fields}).encode()
-    return lines.request(CALLER, body, run_id="batch_req_1-000002", trace=TRACE)
+    lines = chat_lines(*rules)
+    return asyncio.run(lines.request(CALLER, body, run_id="batch_req_1-000002", trace=TRACE))
 
 
 def test_a_chat_line_becomes_a_request_in_the_batch_lane() -> None:
@@ -55,8 +63,20 @@ def test_a_line_that_would_be_refused_alone_is_refused(
         asked(**fields)
 
 
+def test_a_line_asks_no_model_that_the_policy_forbids() -> None:
+    forbidden = PolicyRule(effect=Effect.DENY, models=("tiny",), reason="not for batches")
+    with pytest.raises(PolicyDeniedError, match="not for batches"):
+        asked(forbidden)
+    lines = EmbeddingLines(
+        {"minilm": FakeEmbedder()}, gate=Gate(Always(Effect.DENY)), ledger=FakeLedger()
+    )
+    body = b'{"model": "minilm", "input": "x"}'
+    [refused] = asyncio.run(lines.computed(CALLER, [body]))
+    assert isinstance(refused, PolicyDeniedError)
+
+
 def test_an_answer_is_written_as_it_would_be_alone_with_the_calls_of_tools() -> None:
-    lines = ChatLines(Requests(platform=FakePlatform(), ledger=FakeLedger(), ids=seeded_ids()))
+    lines = chat_lines()
     deltas = (
         Text("Let me see."),
         ToolCall("call_1", "weather", "{}"),
@@ -91,7 +111,8 @@ def test_embedding_lines_come_in_order_a_few_at_a_time_and_fail_alone() -> None:
     bodies[3] = b'{"model": "other", "input": "x"}'
     bodies[5] = b'{"model": "minilm", "input": ""}'
     ledger = FakeLedger()
-    lines = EmbeddingLines({"minilm": embedder}, ledger=ledger)
+    gate = Gate(Always(Effect.ALLOW))
+    lines = EmbeddingLines({"minilm": embedder}, gate=gate, ledger=ledger)
     found = asyncio.run(lines.computed(CALLER, bodies))
     assert isinstance(found[3], ModelUnknownError)
     assert isinstance(found[5], BadRequestError)

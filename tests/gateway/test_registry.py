@@ -22,14 +22,13 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ports import Entry, Log, Stored
 from murmurate.core.types import Caller
+from murmurate.gateway.audit import AUDIT, Audit
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import CREATED, REGISTRY, Key, KeyRecord, digest, entry_of
 from murmurate.gateway.registry import (
-    AUDIT,
     ENDED_KEPT_MS,
     KEYS_MAX,
     KEYS_PER_TENANT_MAX,
-    Audit,
     Registry,
 )
 from tests.fakes import FakeClock, RecordingLog, seeded_ids, until

@@ -1,13 +1,16 @@
 """A chat's body and headers become the one internal form."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from murmurate.config import Effect, PolicyRule
 from murmurate.core.errors import BadRequestError, ModelUnknownError
 from murmurate.core.types import Caller, Lane, Request, Role
 from murmurate.gateway.chat import ChatBody, MessageBody
 from murmurate.gateway.exchange import Exchange
+from murmurate.gateway.policy import CHAT, Always, Gate, PolicyDeniedError, Rules
 from murmurate.gateway.requests import Requests, name_session, session_of
 from tests.fakes import TRACE, FakeLedger, FakePlatform, FakeSpan, ask, seeded_ids
 from tests.gateway.client import Call
@@ -27,14 +30,18 @@ def body(text: str = "hello", *, model: str = "tiny", **fields: Any) -> ChatBody
     return ChatBody(model=model, messages=[MessageBody("user", text)], **fields)
 
 
-def made(chat: ChatBody | None = None, /, **headers: str) -> Request:
+def made(chat: ChatBody | None = None, /, *rules: PolicyRule, **headers: str) -> Request:
     """Return the request that a caller's body and headers become."""
     requests = Requests(
         platform=FakePlatform(own_chats={"a": ["mine"], "b": ["theirs"]}),
+        gate=Gate(Rules(rules, Always(Effect.ALLOW))),
         ledger=FakeLedger(),
         ids=seeded_ids(),
     )
-    return requests.of(exchange(**headers), CALLER, chat or body(), FakeSpan("x", TRACE, {}))
+    asked = exchange(**headers)
+    asked.action = CHAT
+    span = FakeSpan("x", TRACE, {})
+    return asyncio.run(requests.of(asked, CALLER, chat or body(), span))
 
 
 def test_a_request_carries_who_asks_what_where() -> None:
@@ -52,6 +59,15 @@ def test_only_what_chats_for_the_tenant_can_be_asked(name: str) -> None:
     with pytest.raises(ModelUnknownError, match=r"there are: tiny, mine$") as refused:
         made(body(model=name))
     assert refused.value.param == "model"
+
+
+def test_a_model_that_the_policy_keeps_from_the_caller_is_neither_asked_nor_named() -> None:
+    rules = [PolicyRule(effect=Effect.DENY, models=("mi*",), reason="it is being tested")]
+    with pytest.raises(PolicyDeniedError, match="with the model 'mine': it is being tested"):
+        made(body(model="mine"), *rules)
+    with pytest.raises(ModelUnknownError, match=r"there are: tiny$"):
+        made(body(model="nobodys"), *rules)
+    assert made(body(), *rules).model == "tiny"
 
 
 def test_a_session_is_new_or_goes_on() -> None:

@@ -59,6 +59,7 @@ EXPECTED = {
     ("GET", "/api/keys/{id}"): Scope.ADMIN,
     ("DELETE", "/api/keys/{id}"): Scope.ADMIN,
     ("POST", "/api/keys/{id}/rotate"): Scope.ADMIN,
+    ("GET", "/api/audit"): Scope.ADMIN,
 }
 """Which scope guards what, written down a second time on purpose."""
 

@@ -309,6 +309,14 @@ def examines(town: Town) -> None:
     assert "plans" not in said
 
 
+def audits(town: Town) -> None:
+    made = town.run("acme", "keys", "create", "acmes-own").said
+    assert "acmes-own" in made
+    assert "label=acmes-own" in town.run("acme", "audit").said
+    assert "acmes-own" not in town.run("birch", "audit", "--json").said
+    town.run("birch", "audit", "--tenant", "acme").refused("operator")
+
+
 CASES: dict[str, Callable[[Town], None] | str] = {
     "up": "starts a service of its own and asks none",
     "deploy edge-proxy": "prints a text made of the configuration and asks no service",
@@ -319,6 +327,7 @@ CASES: dict[str, Callable[[Town], None] | str] = {
     "knowledge status": shows_knowledge,
     "trace": traces,
     "usage": adds_up,
+    "audit": audits,
     "runs start": starts_runs,
     "runs list": lists_runs,
     "runs show": shows_runs,

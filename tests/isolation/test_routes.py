@@ -391,6 +391,30 @@ async def new_key(town: Town) -> None:
     assert len(listed) == 3
 
 
+async def audit(town: Town) -> None:
+    """A tenant's trail is its own; of an operator's deeds it hears that they were done."""
+    await town.call("acme", "POST", "/api/keys", {"label": "ACME-KEY"})
+    await town.call("operator", "DELETE", "/api/keys/key_birch")
+    await town.call("operator", "POST", "/api/keys", {"label": "spare", "tenant": "birch"})
+    await town.call("acme", "POST", "/api/ingest", {"collections": ["plans"]})
+    refused = await town.call("birch", "GET", "/api/audit")
+    assert refused.status == 401, "that was its only key"
+    own = (await town.call("acme", "GET", "/api/audit")).json()["entries"]
+    assert [entry["action"] for entry in own] == ["ingest", "key.created"]
+    assert [entry["number"] for entry in own] == [2, 1], "numbers tell nothing of others"
+    for query in ("?tenant=birch", "?tenant=default"):
+        assert (await town.call("acme", "GET", f"/api/audit{query}")).status == 403
+    done = {"label": "more", "tenant": "acme", "scopes": ["chat"]}
+    await town.call("operator", "POST", "/api/keys", done)
+    [newest, *_] = (await town.call("acme", "GET", "/api/audit")).json()["entries"]
+    assert (newest["by"], newest["by_tenant"], newest["place"]) == (None, "default", None)
+    every = (await town.call("operator", "GET", "/api/audit")).json()["entries"]
+    assert {entry["tenant"] for entry in every} == {"acme", "birch"}
+    assert every[0]["by"] == "key_operator"
+    birchs = (await town.call("operator", "GET", "/api/audit?tenant=birch")).json()["entries"]
+    assert [entry["action"] for entry in birchs] == ["key.created", "key.revoked"]
+
+
 async def key(town: Town) -> None:
     """A key is not shown to others."""
     answer = await town.same("birch", "GET", "/api/keys/{name}", names=("key_acme", "key_none"))
@@ -486,6 +510,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/api/keys/{id}"): key,
     ("DELETE", "/api/keys/{id}"): key_gone,
     ("POST", "/api/keys/{id}/rotate"): key_rotated,
+    ("GET", "/api/audit"): audit,
     ("GET", "/healthz"): healthz,
     ("GET", "/readyz"): readyz,
     ("GET", "/metrics"): metrics,

@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": "murmurate.cli.replay",
     "batches": "murmurate.cli.batches",
     "keys": "murmurate.cli.keys",
+    "audit": "murmurate.cli.audit",
     "usage": "murmurate.cli.usage",
     "backup": "murmurate.cli.backup",
     "restore": "murmurate.cli.backup",

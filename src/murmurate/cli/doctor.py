@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 from rich.console import Console
 
-from murmurate.cli import local_checks, remote_checks
+from murmurate.cli import access_checks, local_checks, remote_checks
 from murmurate.cli.client import (
     STRANGE,
     KeyRefusedError,
@@ -68,8 +68,9 @@ def doctor(
 ) -> None:
     """Check what is installed, configured and running, and say what to do.
 
-    Other servers are asked for their models and for one vector, at most for one token. Exit code 1
-    when something that the configuration needs is missing or broken.
+    Other servers are asked for their models and for one vector, at most for one token; issuers for
+    their keys, the policy server for one decision. Exit code 1 when something that the
+    configuration needs is missing or broken.
     """
     found = local_checks.programs()
     try:
@@ -105,6 +106,7 @@ def here(config: Config, state: Path) -> list[Finding]:
         found.append(local_checks.embedder(config, local_checks.embedded_by(state)))
     for name, collection in config.knowledge.items():
         found.append(local_checks.folder(name, documents_path(collection.folder)))
+    found += access_checks.check_roles(config)
     return [*found, *local_checks.key_files(config), *local_checks.state_folder(state)]
 
 

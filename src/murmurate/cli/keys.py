@@ -17,6 +17,7 @@ HEADS = (
     ("tenant", "tenant"),
     ("state", "state"),
     ("scopes", "scopes"),
+    ("roles", "roles"),
     ("lane", "lane"),
     ("per minute", "limits"),
     ("created (UTC)", "created_at"),
@@ -34,6 +35,7 @@ def keys() -> None:
 @click.argument("label")
 @click.option("--tenant", help="Whom the key belongs to [the tenant of your own key].")
 @click.option("--scopes", help="What it opens, such as chat,models [chat,embeddings,models].")
+@click.option("--role", "roles", multiple=True, help="A name for several scopes, such as viewer.")
 @click.option("--expires", help="When it ends: 30d, 2027-01-31 or 2027-01-31T12:00:00Z [never].")
 @click.option(
     "--lane",
@@ -51,6 +53,7 @@ def create(
     *,
     tenant: str | None,
     scopes: str | None,
+    roles: tuple[str, ...],
     expires: str | None,
     lane: str,
     requests_per_minute: float | None,
@@ -65,6 +68,7 @@ def create(
     \b
     Examples:
       murmurate keys create "nightly reports" --lane batch --expires 90d
+      murmurate keys create "night shift" --role viewer
       murmurate keys create "acme's admin" --tenant acme --scopes '*'
     """
     limits = {"requests_per_minute": requests_per_minute, "burst": burst}
@@ -72,6 +76,7 @@ def create(
         "label": label,
         "tenant": tenant,
         "scopes": None if scopes is None else [it.strip() for it in scopes.split(",")],
+        "roles": roles,
         "expires": expires,
         "lane": lane,
         "limits": {name: value for name, value in limits.items() if value is not None},
@@ -186,8 +191,8 @@ def cell(name: str, value: Any) -> str:  # noqa: ANN401 - any of JSON's types
         return "–"
     if name == "limits":
         return f"{value['requests_per_minute']:g} (burst {value['burst']})"
-    if name == "scopes":
-        return ",".join(value)
+    if name in {"scopes", "roles"}:
+        return ",".join(value) or "–"
     if name.endswith("_at"):
         return str(value).replace("T", " ").removesuffix(":00Z").removesuffix("Z")
     return str(value)

@@ -11,6 +11,7 @@ import msgspec
 
 from murmurate.adapters.openai_embedder import OpenAIEmbedder
 from murmurate.adapters.openai_probe import Probe, Reply, listed
+from murmurate.cli.access_checks import check_issuer, check_policy
 from murmurate.cli.findings import NOTHING_TO_DO, OTHERS_VECTORS, Finding, Verdict
 from murmurate.config import (
     Config,
@@ -63,6 +64,10 @@ def checks(config: Config, *, embedded_by: str | None, timeout_s: float) -> dict
             embeddings, timeout_s=min(embeddings.timeout_s, timeout_s / 2)
         )
         found["embeddings"] = lambda: check_embedder(hasty, embedded_by)
+    for name, issuer in config.auth.items():
+        found[f"issuer {name}"] = lambda name=name, it=issuer: check_issuer(name, it, config)
+    if config.policy.opa_url is not None:
+        found["policy"] = lambda: check_policy(config.policy)
     return found
 
 

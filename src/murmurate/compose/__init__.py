@@ -5,7 +5,7 @@
 """
 
 from murmurate.compose.edge import Inside, gateway, limits_of
-from murmurate.compose.keys import OpenedKeys, open_keys, read_keys
+from murmurate.compose.keys import OpenedKeys, open_keys, read_keys, tenants_by_token
 from murmurate.compose.opening import (
     LogCare,
     Outside,
@@ -15,6 +15,7 @@ from murmurate.compose.opening import (
     close,
     open_postgres,
     outside,
+    policy_server,
     read_troubles,
 )
 from murmurate.compose.path import agent_policy, chain, plain_policy, watch_cache, watch_load
@@ -54,12 +55,14 @@ __all__ = [
     "open_postgres",
     "outside",
     "plain_policy",
+    "policy_server",
     "read_keys",
     "read_troubles",
     "retention_of",
     "schedules_of",
     "service",
     "source_of",
+    "tenants_by_token",
     "watch_cache",
     "watch_load",
 ]

@@ -9,6 +9,7 @@ from murmurate.compose.platform import Platform
 from murmurate.config import Config
 from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.lines import ChatLines, EmbeddingLines
+from murmurate.gateway.policy import Gate
 from murmurate.gateway.ports import LineEndpoint
 from murmurate.gateway.requests import Requests
 from murmurate.jobs.batches.coordinator import BatchLimits, Coordinator
@@ -41,14 +42,14 @@ def files_of(config: Config, outside: Outside) -> Files:
 
 
 def batches_of(
-    config: Config, outside: Outside, platform: Platform, *, files: Files, book: Book
+    config: Config, outside: Outside, platform: Platform, *, files: Files, book: Book, gate: Gate
 ) -> BatchWork:
     """Return the batches of all tenants."""
-    requests = Requests(platform=platform, ledger=book, ids=outside.ids)
+    requests = Requests(platform=platform, gate=gate, ledger=book, ids=outside.ids)
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     # A further endpoint is a further row: `asking` where its lines become runs.
     asking = {"/v1/chat/completions": ChatLines(requests)}
-    computing = {"/v1/embeddings": EmbeddingLines(embedders, ledger=book)}
+    computing = {"/v1/embeddings": EmbeddingLines(embedders, gate=gate, ledger=book)}
     coordinator = Coordinator(
         asking,
         computing,

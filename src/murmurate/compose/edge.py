@@ -11,15 +11,20 @@ from murmurate.config import Config, Role, listen_address
 from murmurate.files.service import Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
+from murmurate.gateway.audit import Trail
+from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.background import Background
 from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
+from murmurate.gateway.policy import Always, Gate, Rules, check_rules
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.roles import Roles, check_issuers, roles_of
 from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
 from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.replay import Replays
@@ -41,17 +46,36 @@ class Inside:
     approvals: Approvals
     book: Book
     metrics: Metrics
+    trail: Trail
+    gate: Gate
+
+
+def gate_of(config: Config, outside: Outside) -> Gate:
+    """Return who says what each caller may do."""
+    return Gate(Rules(config.policy.rules, outside.policy or Always(config.policy.default)))
 
 
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
-    """Return the application that clients talk to."""
+    """Return the application that clients talk to. `ConfigError`: a role or rule is none."""
+    roles = roles_of(config.roles)
+    check_issuers(config.auth, roles)
     limits = limits_of(config)
-    handlers = handlers_of(config, outside, opened, inside)
+    handlers = handlers_of(config, outside, opened, inside, roles=roles)
     is_worker = config.server.role is Role.WORKER
-    return Gateway(
+    routes = scoped_routes(handlers)
+    app = Gateway(
         handlers,
-        routes=() if is_worker else scoped_routes(handlers),
+        routes=() if is_worker else routes,
         keys=opened.keys,
+        tokens=Tokens(
+            config.auth,
+            outside.issuers,
+            roles=roles,
+            clock=outside.clock,
+            events=outside.events,
+        ),
+        gate=inside.gate,
+        trail=inside.trail,
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},
         clock=outside.clock,
@@ -60,13 +84,29 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         meter=inside.metrics,
         log=outside.events,
     )
+    check_rules(
+        config.policy,
+        roles=roles,
+        routes=[f"{route.method} {route.path}" for route in routes],
+        models=[*config.agents, *config.models, config.embeddings.name],
+    )
+    return app
 
 
-def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Handlers:
+def handlers_of(
+    config: Config,
+    outside: Outside,
+    opened: OpenedKeys,
+    inside: Inside,
+    *,
+    roles: Roles,
+) -> Handlers:
     """Return who answers behind each route."""
+    # Over 50 lines: one handler after the other.
+    gate = inside.gate
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
+    requests = Requests(platform=inside.platform, gate=gate, ledger=inside.book, ids=outside.ids)
     return Handlers(
         completions=Completions(
             inside.runs,
@@ -77,11 +117,20 @@ def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: In
             meter=inside.metrics,
             log=outside.events,
         ),
-        embeddings=Embeddings(embedders, ledger=inside.book, body_bytes_max=body_bytes_max),
-        management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
+        embeddings=Embeddings(
+            embedders, gate=gate, ledger=inside.book, body_bytes_max=body_bytes_max
+        ),
+        management=Management(
+            inside.platform,
+            gate=gate,
+            trail=inside.trail,
+            meter=inside.metrics,
+            body_bytes_max=body_bytes_max,
+        ),
         administration=Administration(
             opened.keys,
             opened.registry,
+            roles=roles,
             rate=limits_of(config).rate,
             clock=outside.clock,
             ids=outside.ids,
@@ -102,7 +151,8 @@ def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: In
         batches=BatchRoutes(
             inside.work.batches, inside.work.endpoints, body_bytes_max=body_bytes_max
         ),
-        decisions=Decisions(inside.approvals),
+        decisions=Decisions(inside.approvals, trail=inside.trail),
+        auditing=Auditing(inside.trail, clock=outside.clock),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from murmurate.adapters.files import write_private
+from murmurate.config import Config
 from murmurate.core.clock import Clock
 from murmurate.core.ids import Ids
 from murmurate.core.ports import EventLog, Log
@@ -22,14 +23,27 @@ class OpenedKeys:
     keys: Keys
     registry: Registry
     on_secret: OnSecret
+    by_token: frozenset[str] = frozenset()
+    """Tenants whose people may come with tokens."""
 
     def tenants(self) -> set[str]:
-        """Return who has keys."""
-        return {key.record.tenant for key in self.keys.all()}
+        """Return who has keys, or may come with tokens."""
+        return {*self.by_token, *(key.record.tenant for key in self.keys.all())}
+
+
+def tenants_by_token(config: Config) -> frozenset[str]:
+    """Return whom the issuers of tokens speak for."""
+    fixed = {it.tenant for it in config.auth.values() if it.tenant is not None}
+    return frozenset(fixed.union(*(it.tenants for it in config.auth.values())))
 
 
 async def open_keys(
-    log: Log, clock: Clock, ids: Ids, *, first_key: Path, events: EventLog
+    log: Log,
+    clock: Clock,
+    ids: Ids,
+    *,
+    first_key: Path,
+    events: EventLog,
 ) -> OpenedKeys:
     """Read all keys; where none manages all others, make one and leave it in `first_key` (0600).
 

@@ -5,7 +5,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,8 @@ from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.library import LibraryClient
 from murmurate.adapters.logs import JsonLog, Seldom
 from murmurate.adapters.minilm import DIMENSIONS, weights_folder
+from murmurate.adapters.oidc import OidcIssuer, configured_fetcher
+from murmurate.adapters.opa import Opa
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
@@ -28,8 +30,10 @@ from murmurate.config import (
     EmbeddingsConfig,
     EmbeddingsEngine,
     LogPlace,
+    PolicyConfig,
     log_place,
     redis_url,
+    secret,
 )
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError
@@ -39,6 +43,7 @@ from murmurate.core.ports import Embedder, EventLog, Log, Tracer
 from murmurate.core.reach import Reach
 from murmurate.engines.ports import Engine as EnginePort
 from murmurate.fleet.ends import TROUBLES, Trouble
+from murmurate.gateway.ports import Issuer, Policy
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.knowledge.ports import Library
 from murmurate.observe.sampling import Sampler
@@ -104,6 +109,10 @@ class Outside:
     embedder: Embedder | None
     sandbox: Sandbox | None
     fetcher: Fetcher
+    issuers: Mapping[str, Issuer] = field(default_factory=dict[str, Issuer])
+    """Who signs the tokens that are taken, by the names of the configuration."""
+    policy: Policy | None = None
+    """Who decides what no rule of the configuration decides."""
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     log_care: LogCare | None = None
@@ -139,6 +148,7 @@ class Place:
 
 async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     """Return the real adapters of a server process."""
+    # Over 50 lines: one adapter after the other.
     state = place.state
     clock = SystemClock()
     ids = Ids(clock, SystemChance())
@@ -154,6 +164,9 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     library = _library(config.embeddings, workers, clock)
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
+    issuers = {name: OidcIssuer(it, outgoing=fetcher) for name, it in config.auth.items()}
+    asks = configured_fetcher(config.policy.opa_url, ca_file=config.policy.opa_ca_file)
+    policy = policy_server(config.policy, asks, clock=clock)
     events = JsonLog(place.events, clock=clock)
     log = await _log(config, place, clock=clock, events=events)
     answers = open_redis(config, clock=clock, events=events)
@@ -176,15 +189,27 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         embedder=library if _has_embedder(config.embeddings) else None,
         sandbox=sandbox,
         fetcher=fetcher,
+        issuers=issuers,
+        policy=policy,
         troubles=lambda: read_troubles(state / TROUBLES),
         log_care=log,
         shared_answers=answers,
         close=(
             *(engine.close for engine in engines.values()),
             *(() if answers is None else (answers.close,)),
-            *(part.close for part in (library, sandbox, fetcher, log, telemetry, events)),
+            *(part.close for part in (library, sandbox, fetcher, asks, *issuers.values())),
+            *(part.close for part in (log, telemetry, events)),
         ),
     )
+
+
+def policy_server(config: PolicyConfig, fetcher: Fetcher, *, clock: Clock) -> Opa | None:
+    """Return the policy server, where there is one. `ConfigError`: its key leads nowhere."""
+    if config.opa_url is None:
+        return None
+    key = None if config.opa_key is None else secret(config.opa_key)
+    whole_s, kept_s = config.opa_s, config.opa_kept_s
+    return Opa(config.opa_url, fetcher, clock=clock, key=key, whole_s=whole_s, kept_s=kept_s)
 
 
 async def _log(

@@ -7,7 +7,7 @@ from typing import Any
 from murmurate.accounts.prices import Price
 from murmurate.accounts.service import Book
 from murmurate.compose.batches import BatchWork, batches_of, files_of
-from murmurate.compose.edge import Inside, gateway
+from murmurate.compose.edge import Inside, gate_of, gateway
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.path import chain
@@ -15,6 +15,7 @@ from murmurate.compose.platform import Platform
 from murmurate.config import Config, KnowledgeConfig, Role, documents_path, webhook_keys
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
+from murmurate.gateway.audit import Trail
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
 from murmurate.jobs.approvals import Approvals
@@ -55,12 +56,14 @@ class Service:
     retention: Retention
     book: Book
     metrics: Metrics
+    trail: Trail
     outside: Outside
     opened: OpenedKeys
 
 
 def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     """Wire the stages from the bottom up."""
+    # Over 50 lines: one stage after the other.
     metrics = Metrics()
     collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
@@ -82,12 +85,26 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     approvals = approvals_of(config, outside, runner, opened=opened, metrics=metrics)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     files = files_of(config, outside)
-    work = batches_of(config, outside, platform, files=files, book=book)
+    gate = gate_of(config, outside)
+    work = batches_of(config, outside, platform, files=files, book=book, gate=gate)
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     watch(metrics, runner, book, platform)
-    inside = Inside(platform, runs, replays, schedules, files, work, approvals, book, metrics)
+    trail = Trail(log=outside.log, clock=outside.clock, events=outside.events)
+    inside = Inside(
+        platform,
+        runs,
+        replays,
+        schedules,
+        files,
+        work,
+        approvals,
+        book,
+        metrics,
+        trail=trail,
+        gate=gate,
+    )
     return Service(
         gateway(config, outside, opened, inside),
         platform,
@@ -101,6 +118,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         ),
         book,
         metrics,
+        trail,
         outside,
         opened,
     )

@@ -14,6 +14,14 @@ from murmurate.config.agents import (
     Permission,
     ScheduleConfig,
 )
+from murmurate.config.auth import (
+    ALGORITHMS,
+    AuthConfig,
+    Effect,
+    PolicyConfig,
+    PolicyRule,
+    RoleConfig,
+)
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME, check_role
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
@@ -64,6 +72,7 @@ from murmurate.config.sections import (
 from murmurate.config.tree import SECTIONS, TABLES, TENANT_FIRST, Config
 
 __all__ = [
+    "ALGORITHMS",
     "CONNECT_S",
     "CONTEXT_TOKENS",
     "DATA",
@@ -83,10 +92,12 @@ __all__ = [
     "AgentConfig",
     "AnswerStyle",
     "ApprovalsConfig",
+    "AuthConfig",
     "BatchesConfig",
     "CacheConfig",
     "Config",
     "Dialect",
+    "Effect",
     "EmbeddingsConfig",
     "EmbeddingsEngine",
     "Engine",
@@ -101,8 +112,11 @@ __all__ = [
     "ModelConfig",
     "OutgoingConfig",
     "Permission",
+    "PolicyConfig",
+    "PolicyRule",
     "Remote",
     "Role",
+    "RoleConfig",
     "RouterConfig",
     "RunsConfig",
     "ScheduleConfig",

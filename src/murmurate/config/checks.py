@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from murmurate.config.agents import TOOLS, AgentConfig, ScheduleConfig
+from murmurate.config.auth import ALGORITHMS, AuthConfig, PolicyConfig
 from murmurate.config.models import (
     EmbeddingsConfig,
     EmbeddingsEngine,
@@ -49,6 +50,10 @@ def check(config: Config) -> None:
     for name, schedule in config.schedules.items():
         _check_schedule(f"schedules.{name}", schedule, config)
     _check_log(config.log)
+    for name, issuer in config.auth.items():
+        _check_auth(f"auth.{name}", issuer)
+    _check_issuers(config)
+    _check_policy(config.policy)
     check_role(config)
     _check_cache(config.cache)
     for name, collection in config.knowledge.items():
@@ -76,6 +81,8 @@ def _check_names(config: Config) -> None:
         ("models", config.models),
         ("knowledge", config.knowledge),
         ("schedules", config.schedules),
+        ("auth", config.auth),
+        ("roles", config.roles),
     ):
         for name in names:
             if not _NAME.fullmatch(name):
@@ -265,6 +272,58 @@ def _check_log(log: LogConfig) -> None:
         )
     if not usable:
         raise ConfigError(f"log.url: {_POSTGRES_URL}")
+
+
+def _check_auth(where: str, issuer: AuthConfig) -> None:
+    """Check who an issuer is and what its tokens may open."""
+    for key, url in (("issuer", issuer.issuer), ("jwks_url", issuer.jwks_url)):
+        if url is not None:
+            _check_url(f"{where}.{key}", url)
+    if {"?", "#"} & set(issuer.issuer):
+        raise ConfigError(f"{where}.issuer = {issuer.issuer!r}: expected a URL without ? and #")
+    for algorithm in issuer.algorithms:
+        if algorithm not in ALGORITHMS:
+            raise ConfigError(
+                f"{where}.algorithms has {algorithm!r}: expected some of {', '.join(ALGORITHMS)}"
+            )
+    if not (issuer.roles or issuer.roles_claim or issuer.scopes_claim):
+        raise ConfigError(
+            f"{where}: its tokens would open nothing: set roles, roles_claim or scopes_claim"
+        )
+    if issuer.role_names and issuer.roles_claim is None:
+        raise ConfigError(f"{where}.role_names: without roles_claim nothing is renamed")
+    _check_tenants(where, issuer)
+
+
+def _check_tenants(where: str, issuer: AuthConfig) -> None:
+    """Check that an issuer speaks for tenants that are named, and not for just anybody."""
+    if (issuer.tenant is None) == (issuer.tenant_claim is None):
+        raise ConfigError(f"{where}: expected either tenant or tenant_claim")
+    if (issuer.tenant_claim is None) != (not issuer.tenants):
+        raise ConfigError(f"{where}: tenant_claim and tenants belong together")
+    for tenant in issuer.tenants if issuer.tenant is None else [issuer.tenant]:
+        if tenant == "system" or not TENANT_NAME.fullmatch(tenant):
+            raise ConfigError(f"{where} names the tenant {tenant!r}: expected a tenant's name")
+
+
+def _check_issuers(config: Config) -> None:
+    """Check that a token's issuer tells which section is meant."""
+    seen: dict[str, str] = {}
+    for name, issuer in config.auth.items():
+        if (other := seen.setdefault(issuer.issuer, name)) != name:
+            raise ConfigError(f"auth.{name}.issuer: auth.{other} has the same one already")
+
+
+def _check_policy(policy: PolicyConfig) -> None:
+    """Check how the policy server is reached; what rules name is checked where that is known."""
+    if policy.opa_url is not None:
+        _check_url("policy.opa_url", policy.opa_url)
+        if policy.default is not PolicyConfig().default:
+            raise ConfigError("policy.default: with opa_url, the policy server decides instead")
+    elif policy.opa_key is not None or policy.opa_ca_file is not None:
+        raise ConfigError("policy.opa_url is missing: without it no policy server is asked")
+    if policy.opa_key is not None and not is_reference(policy.opa_key):
+        raise ConfigError("policy.opa_key: expected a reference, env:NAME or file:PATH")
 
 
 def _check_cache(cache: CacheConfig) -> None:

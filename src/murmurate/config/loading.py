@@ -4,6 +4,7 @@ import copy
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from enum import EnumType
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -27,10 +28,22 @@ _T = TypeVar("_T")
 _PATHS = {
     "models": ("weights", "rules", "ca_file"),
     "embeddings": ("ca_file",),
+    "auth": ("ca_file",),
+    "policy": ("opa_ca_file",),
     "knowledge": ("folder",),
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
-_SECRETS = {"key", "headers", "proxy", "upstreams", "password", "secret", "secrets", "redis_url"}
+_SECRETS = {
+    "key",
+    "headers",
+    "proxy",
+    "upstreams",
+    "password",
+    "secret",
+    "secrets",
+    "redis_url",
+    "opa_key",
+}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 
@@ -205,10 +218,12 @@ def _choices(message: str, kind: type[Any], name: str) -> str:
     if name == "upstreams":
         kind = UpstreamConfig
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    if message.startswith("Invalid enum value"):
-        wanted = FallbackOn if name == "fallback_on" else types[name]
-        choices = get_args(wanted)[-1] if get_origin(wanted) is dict else wanted
-        return f"; expected one of {', '.join(choice.value for choice in choices)}"
+    wanted: Any = FallbackOn if name == "fallback_on" else types.get(name)
+    choices: Any = get_args(wanted)[-1] if get_origin(wanted) is dict else wanted
+    if message.startswith("Invalid enum value") and isinstance(choices, EnumType):
+        return (
+            f"; expected one of {', '.join(str(choice.value) for choice in cast('Any', choices))}"
+        )
     if message.startswith("Object contains unknown field"):
         return f"; expected one of {', '.join(types)}"
     return ""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, ScheduleConfig
+from murmurate.config.auth import AuthConfig, PolicyConfig, RoleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     AccountsConfig,
@@ -71,6 +72,9 @@ class Config(Section, frozen=True):
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
     schedules: dict[str, ScheduleConfig] = msgspec.field(default_factory=dict)
+    auth: dict[str, AuthConfig] = msgspec.field(default_factory=dict)
+    roles: dict[str, RoleConfig] = msgspec.field(default_factory=dict)
+    policy: PolicyConfig = PolicyConfig()
     limits: dict[str, LimitConfig] = msgspec.field(
         default_factory=lambda: {"default": LimitConfig()}
     )
@@ -91,12 +95,15 @@ SECTIONS: Mapping[str, type[Section]] = {
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,
     "webhooks": WebhooksConfig,
+    "policy": PolicyConfig,
 }
 TABLES: Mapping[str, type[Section]] = {
     "models": ModelConfig,
     "knowledge": KnowledgeConfig,
     "agents": AgentConfig,
     "schedules": ScheduleConfig,
+    "auth": AuthConfig,
+    "roles": RoleConfig,
     "limits": LimitConfig,
 }
 TENANT_FIRST = "default"

@@ -252,9 +252,15 @@ class Passage(Frozen, frozen=True):
 
 
 class Caller(Frozen, frozen=True):
-    """Who a key belongs to, what it may do, and where its requests wait when they don't say."""
+    """Who a key or token belongs to, what it may do, and where its requests wait by themselves."""
 
     key_id: str
+    """The key's id; of a token `ISSUER:SUBJECT`."""
     tenant: str
     scopes: tuple[str, ...] = ("*",)
     lane: Lane = Lane.URGENT
+    roles: tuple[str, ...] = ()
+    ends_ms: int | None = None
+    """When the token ends; None: it is a key, which may change and end at any time."""
+    place: str | None = None
+    """The address that asked, where it is noted."""

@@ -11,7 +11,7 @@ from murmurate.core.errors import BadRequestError, KeyInvalidError, NotFoundErro
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Span
 from murmurate.core.types import Caller, Lane
-from murmurate.gateway.exchange import Exchange
+from murmurate.gateway.exchange import Exchange, at_place
 from murmurate.gateway.grants import (
     check_active,
     check_grant,
@@ -20,10 +20,19 @@ from murmurate.gateway.grants import (
     sees,
 )
 from murmurate.gateway.keyring import Keys
-from murmurate.gateway.keys import REGISTRY, Key, KeyRecord, Standing, digest, rate_of
+from murmurate.gateway.keys import (
+    REGISTRY,
+    Key,
+    KeyRecord,
+    Standing,
+    bearer,
+    digest,
+    rate_of,
+)
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import OnSecret, Registry
-from murmurate.gateway.scopes import SCOPES_DEFAULT, checked
+from murmurate.gateway.roles import Roles, checked_roles, scopes_of
+from murmurate.gateway.scopes import OPERATOR_TENANT, SCOPES_DEFAULT, checked
 from murmurate.gateway.times import duration_ms, moment_ms, shown
 from murmurate.gateway.validate import decode
 
@@ -41,11 +50,15 @@ class LimitsBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CreateBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /api/keys`; without a tenant, the key belongs to the maker's own."""
+    """The body of `POST /api/keys`; without a tenant, the key belongs to the maker's own.
+
+    A key has what its roles open now, and its `scopes` besides.
+    """
 
     label: Annotated[str, Meta(max_length=100)] = ""
     tenant: Annotated[str, Meta(pattern=rf"\A{TENANT_NAME.pattern}\Z")] | None = None
     scopes: Annotated[list[str], Meta(max_length=32)] | None = None
+    roles: Annotated[list[str], Meta(max_length=32)] = []
     expires: Annotated[str, Meta(max_length=64)] | None = None
     lane: Lane = Lane.URGENT
     limits: LimitsBody = msgspec.field(default_factory=LimitsBody)
@@ -65,6 +78,7 @@ class Administration:
         keys: Keys,
         registry: Registry,
         *,
+        roles: Roles,
         rate: Rate,
         clock: Clock,
         ids: Ids,
@@ -72,6 +86,7 @@ class Administration:
     ) -> None:
         self._keys = keys
         self._registry = registry
+        self._roles = roles
         self._rate = rate
         self._clock = clock
         self._ids = ids
@@ -99,7 +114,7 @@ class Administration:
         secret = self._ids.secret("mur")
         record = self._record(body, caller, digest(secret))
         check_grant(self._actor(caller), record, self._rate)
-        key = await self._registry.create(record, caller)
+        key = await self._registry.create(record, at_place(caller, exchange))
         span.note(key=record.id)
         await exchange.answer_json(200, {**self._shown(key), "secret": secret})
 
@@ -115,7 +130,8 @@ class Administration:
         check_manages(actor, key)
         check_active(key, self._clock.unix_ms())
         secret = self._ids.secret("mur")
-        fresh = await self._registry.rotate(key, secret=secret, grace_ms=grace_ms, by=caller)
+        by = at_place(caller, exchange)
+        fresh = await self._registry.rotate(key, secret=secret, grace_ms=grace_ms, by=by)
         self._on_secret(key.sha256, secret)
         span.note(key=key.record.id)
         await exchange.answer_json(200, {**self._shown(fresh), "secret": secret})
@@ -127,7 +143,7 @@ class Administration:
         check_manages(actor, key)
         if key.standing(self._clock.unix_ms()) is not Standing.REVOKED:
             check_leaves_operator(key, self._keys.all(), self._clock.unix_ms())
-            key = await self._registry.revoke(key, by=caller)
+            key = await self._registry.revoke(key, by=at_place(caller, exchange))
         span.note(key=key.record.id)
         await exchange.answer_json(200, self._shown(key))
 
@@ -139,6 +155,10 @@ class Administration:
             raise BadRequestError(f"tenant: {REGISTRY!r} is the server's own", param="tenant")
         if not body.label.isprintable():
             raise BadRequestError("label: expected printable characters", param="label")
+        roles = checked_roles(body.roles, self._roles)
+        opened = scopes_of(roles, self._roles, tenant=OPERATOR_TENANT)  # `checked` refuses others
+        by_default = () if roles else SCOPES_DEFAULT
+        scopes = {*opened, *(by_default if body.scopes is None else body.scopes)}
         expires_ms = None
         if body.expires is not None:
             expires_ms = moment_ms(
@@ -148,16 +168,20 @@ class Administration:
             id=self._ids.new("key"),
             sha256=sha256,
             tenant=tenant,
-            scopes=checked(SCOPES_DEFAULT if body.scopes is None else body.scopes, tenant),
+            scopes=checked(scopes, tenant),
             created_ms=now_ms,
             label=body.label,
             expires_ms=expires_ms,
             lane=body.lane,
             requests_per_minute=body.limits.requests_per_minute,
             burst=body.limits.burst,
+            roles=roles,
         )
 
     def _actor(self, caller: Caller) -> Key:
+        """Return the caller's key, or what stands for it where there is a token."""
+        if caller.ends_ms is not None:
+            return bearer(caller)
         key = self._keys.get(caller.key_id)
         if key is None:  # ended and forgotten at another server, as was learned right now
             raise KeyInvalidError("this key is not known here")
@@ -181,6 +205,7 @@ class Administration:
             "label": record.label,
             "tenant": record.tenant,
             "scopes": record.scopes,
+            "roles": record.roles,
             "lane": record.lane.value,
             "limits": {
                 "requests_per_minute": round(rate.per_s * 60, 6),

@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from murmurate.core.ports import Span
 from murmurate.core.types import Caller
-from murmurate.gateway.exchange import Exchange
+from murmurate.gateway.audit import Fact, Trail
+from murmurate.gateway.exchange import Exchange, at_place
 from murmurate.gateway.ports import Approvals
 from murmurate.gateway.validate import decode
 
@@ -27,8 +28,9 @@ class DecisionBody(msgspec.Struct, forbid_unknown_fields=True):
 class Decisions:
     """The routes of approvals."""
 
-    def __init__(self, approvals: Approvals) -> None:
+    def __init__(self, approvals: Approvals, *, trail: Trail) -> None:
         self._approvals = approvals
+        self._trail = trail
 
     async def listing(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """List calls that wait for a decision: at most 100, those of the oldest runs first."""
@@ -49,4 +51,7 @@ class Decisions:
             caller, name, approved=body.approve, reason=body.reason
         )
         span.note(approved=body.approve)
+        facts: dict[str, Fact] = {"approval": name, "reason": body.reason}
+        result = "approved" if body.approve else "denied"
+        await self._trail.note("approval", at_place(caller, exchange), facts=facts, result=result)
         await exchange.answer_json(200, {"approved": body.approve, "approval": decided})

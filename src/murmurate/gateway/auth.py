@@ -1,12 +1,18 @@
-"""From which places a browser may ask. Who is asking stands in `keyring.py`."""
+"""From which places a browser may ask, and what HTTP says about who asks.
+
+Who is asking stands in `keyring.py` (keys) and `tokenring.py` (tokens).
+"""
 
 import ipaddress
 import re
 from collections.abc import Collection
 from functools import lru_cache
 
-from murmurate.core.errors import ForbiddenError
+from murmurate.core.errors import ForbiddenError, KeyInvalidError
+from murmurate.gateway.tokens import TokenInvalidError
 
+_SECRETS = {"access_token", "api_key"}
+_CHALLENGE_CHARS_MAX = 300
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
 
 PLACES_KEPT = 256
@@ -27,6 +33,24 @@ def check_place(host: bytes | None, origin: bytes | None, names: Collection[str]
     page = None if origin is None else _name(origin.partition(b"://")[2])
     if page is not None and not (_is_ours(page, names) or page == asked):
         raise ForbiddenError(f"Origin {page!r} is not allowed: add it to server.hosts")
+
+
+def check_not_in_url(query: Collection[str]) -> None:
+    """Refuse a secret in the URL, where RFC 6750 (2.3) once let it be: URLs are logged by all."""
+    if not _SECRETS.isdisjoint(query):
+        raise KeyInvalidError(
+            "a key or token stands in the URL, where it is logged: take it for stolen, and"
+            " send the header `Authorization: Bearer KEY`"
+        )
+
+
+def challenge(error: KeyInvalidError) -> bytes:
+    """Return what `WWW-Authenticate` says (RFC 6750, 3): of a token also what is wrong with it."""
+    if not isinstance(error, TokenInvalidError):
+        return b"Bearer"
+    said = "".join(it if it.isascii() and it.isprintable() else "?" for it in error.detail)
+    said = said.replace("\\", "/").replace('"', "'")[:_CHALLENGE_CHARS_MAX]
+    return f'Bearer error="invalid_token", error_description="{said}"'.encode()
 
 
 def _is_ours(name: str, names: Collection[str]) -> bool:

@@ -72,7 +72,7 @@ class Background:
         """
         sent = await exchange.body(self._body_bytes_max)
         body = decode(sent, RunBody)
-        request = self._requests.of(exchange, caller, body, span)
+        request = await self._requests.of(exchange, caller, body, span)
         once = _once(exchange, sent)
         known = None if once is None else await self._runs.sent_before(caller.tenant, once)
         if known is not None:
@@ -136,6 +136,8 @@ class Background:
         """
         body = decode(await exchange.body(self._body_bytes_max) or b"{}", ReplayBody)
         span.note(run=_id(exchange)[:ID_CHARS_MAX])
+        if body.model is not None:
+            await self._requests.check_model(exchange, caller, body.model)
         await exchange.while_connected(self._replayed(exchange, caller, body, span))
 
     async def _replayed(

@@ -11,6 +11,7 @@ from murmurate.core.types import Caller, Delta, Diverted, Finished, Request, Usa
 from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
+from murmurate.gateway.policy import EMBED, Gate
 from murmurate.gateway.ports import Ledger, Meter
 from murmurate.gateway.requests import Requests, name_model, name_session, session_of
 from murmurate.gateway.validate import decode
@@ -41,7 +42,7 @@ class Completions:
     async def chat(self, exchange: Exchange, caller: Caller, span: Span) -> None:
         """Ask an agent or a model, plain or streamed (`"stream": true`)."""
         body = decode(await exchange.body(self._body_bytes_max), ChatBody)
-        request = self._requests.of(exchange, caller, body, span)
+        request = await self._requests.of(exchange, caller, body, span)
         span.note(model=body.model, lane=request.lane.value)
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
         encoder = Encoder(
@@ -115,9 +116,15 @@ class Embeddings:
     """`POST /v1/embeddings`."""
 
     def __init__(
-        self, embedders: Mapping[str, Embedder], *, ledger: Ledger, body_bytes_max: int
+        self,
+        embedders: Mapping[str, Embedder],
+        *,
+        gate: Gate,
+        ledger: Ledger,
+        body_bytes_max: int,
     ) -> None:
         self._embedders = embedders
+        self._gate = gate
         self._ledger = ledger
         self._body_bytes_max = body_bytes_max
 
@@ -129,6 +136,7 @@ class Embeddings:
         body = decode(await exchange.body(self._body_bytes_max), EmbeddingsBody)
         texts = texts_of(body)
         embedder = embedder_of(self._embedders, body.model)
+        await self._gate.check(caller, EMBED, body.model)
         span.note(model=body.model, texts=len(texts))
         place = (caller.tenant, caller.key_id, body.model)
         self._ledger.asked(*place)

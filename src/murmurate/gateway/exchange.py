@@ -13,8 +13,10 @@ from murmurate.core.errors import (
     OverloadedError,
     RequestTimeoutError,
 )
+from murmurate.core.types import Caller
 from murmurate.core.waiting import within
 from murmurate.gateway.coding import AT_ONCE_BYTES, chosen, compressed
+from murmurate.gateway.ports import Action
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -108,6 +110,8 @@ class Exchange:
         self.path: str = scope["path"]
         self._query: bytes = scope.get("query_string", b"")
         self.client: str = (scope.get("client") or ("", 0))[0]
+        self.action: Action | None = None
+        """What is asked for, once the route was found."""
         self.status = 0
         self.streams: tuple[bytes, bytes] | None = None
         """The content type of a response that comes in pieces, from its begin to its end."""
@@ -293,6 +297,11 @@ class Exchange:
         except TimeoutError as cause:
             self.cut()
             raise ClientGoneError from cause
+
+
+def at_place(caller: Caller, exchange: Exchange) -> Caller:
+    """Return the caller with the address that asked, for the trail."""
+    return msgspec.structs.replace(caller, place=exchange.client or None)
 
 
 def _telling(leaving: Leaving) -> Callable[[asyncio.Task[None]], None]:

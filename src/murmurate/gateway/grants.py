@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from murmurate.core.errors import GrantTooWideError, KeyStateError, LastOperatorError
 from murmurate.gateway.keys import Key, KeyRecord, Standing, rate_of
 from murmurate.gateway.quota import Rate
-from murmurate.gateway.scopes import Scope, rights
+from murmurate.gateway.scopes import EVERYTHING, Scope, rights
 from murmurate.gateway.times import shown
 
 
@@ -31,6 +31,11 @@ def check_grant(actor: Key, wanted: KeyRecord, default: Rate) -> None:
     if beyond:
         raise GrantTooWideError(
             f"scopes: this key lacks {_listed(beyond)} itself and can't pass it on", param="scopes"
+        )
+    if strange := _strange_roles(actor, wanted):
+        raise GrantTooWideError(
+            f"roles: this key lacks {', '.join(map(repr, strange))} itself and can't pass it on",
+            param="roles",
         )
     end_ms = actor.record.expires_ms
     if end_ms is not None and (wanted.expires_ms is None or wanted.expires_ms > end_ms):
@@ -54,6 +59,22 @@ def check_manages(actor: Key, key: Key) -> None:
         raise GrantTooWideError(
             f"key {key.record.id} has {_listed(beyond)}, which this key lacks: use one that has it"
         )
+    if (strange := _strange_roles(actor, key.record)) and actor.record.id != key.record.id:
+        raise GrantTooWideError(
+            f"key {key.record.id} has the role {strange[0]!r}, which this key lacks: use one that"
+            " has it"
+        )
+
+
+def _strange_roles(actor: Key, wanted: KeyRecord) -> list[str]:
+    """Return the roles of a key that the actor may not give.
+
+    A policy may allow a role what no scope says, so only who has it gives it, or who owns all:
+    operators, and in its tenant a key with `*`.
+    """
+    if Scope.OPERATOR in actor.rights or EVERYTHING in actor.record.scopes:
+        return []
+    return [role for role in wanted.roles if role not in actor.record.roles]
 
 
 def check_active(key: Key, now_ms: int) -> None:

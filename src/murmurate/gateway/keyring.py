@@ -12,7 +12,7 @@ from murmurate.gateway.quota import Rate
 
 
 class Ticket(Frozen, frozen=True):
-    """A caller who has shown a good secret; `sha256` says which."""
+    """A caller who has shown a good secret, or token; `sha256` says which."""
 
     caller: Caller
     sha256: str
@@ -51,20 +51,16 @@ class Keys:
         return self._used_ms.get(key_id)
 
     def rate(self, key_id: str, default: Rate) -> Rate:
-        """Return how fast a key may ask."""
-        return rate_of(self._keys[key_id], default)
+        """Return how fast a key may ask; what is no key, such as a token's bearer, as all do."""
+        key = self._keys.get(key_id)
+        return default if key is None else rate_of(key, default)
 
     def admit(self, authorization: bytes | None) -> Ticket:
         """Return whom the `Authorization` header belongs to, or raise `KeyInvalidError`.
 
         Looking up a hash takes the same time for every wrong key, so nothing is learned from it.
         """
-        if authorization is None:
-            raise KeyInvalidError("no key: send the header `Authorization: Bearer KEY`")
-        scheme, _, secret = authorization.decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer" or not secret:
-            raise KeyInvalidError("expected the header `Authorization: Bearer KEY`")
-        ticket = self._tickets.get(digest(secret.strip()))
+        ticket = self._tickets.get(digest(secret_in(authorization)))
         if ticket is None:
             raise KeyInvalidError("this key is not known here")
         now_ms = self._clock.unix_ms()
@@ -149,6 +145,16 @@ class Keys:
             return None
         left_s = (end_ms - self._clock.unix_ms()) / 1000
         return asyncio.get_running_loop().time() + max(left_s, 0.0)
+
+
+def secret_in(authorization: bytes | None) -> str:
+    """Return the key or token that the header carries; `KeyInvalidError`: there is none."""
+    if authorization is None:
+        raise KeyInvalidError("no key: send the header `Authorization: Bearer KEY`")
+    scheme, _, secret = authorization.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise KeyInvalidError("expected the header `Authorization: Bearer KEY`")
+    return secret.strip()
 
 
 class _Hold:

@@ -46,6 +46,8 @@ class KeyRecord(Frozen, frozen=True):
     lane: Lane = Lane.URGENT
     requests_per_minute: float | None = None
     burst: int | None = None
+    roles: tuple[str, ...] = ()
+    """What it was made as; what they opened then stands in `scopes`."""
 
 
 class Rotation(Frozen, frozen=True):
@@ -88,7 +90,7 @@ class Key(Frozen, frozen=True):
     def caller(self) -> Caller:
         """Whom a request with this key comes from."""
         record = self.record
-        return Caller(record.id, record.tenant, record.scopes, record.lane)
+        return Caller(record.id, record.tenant, record.scopes, record.lane, record.roles)
 
     @property
     def rights(self) -> frozenset[Scope]:
@@ -108,6 +110,16 @@ class Key(Frozen, frozen=True):
         expires_ms = self.record.expires_ms
         expired = expires_ms is not None and now_ms >= expires_ms
         return Standing.EXPIRED if expired else Standing.ACTIVE
+
+
+def bearer(caller: Caller) -> Key:
+    """Return a key that may do what a token's bearer may; no secret is its own, and none opens it.
+
+    It has no end: a token's end is not that of its bearer's rights, so the keys that one makes may
+    outlive the token.
+    """
+    record = KeyRecord(caller.key_id, "", caller.tenant, caller.scopes, 0, roles=caller.roles)
+    return Key(record, 0)
 
 
 def digest(secret: str) -> str:

@@ -13,6 +13,7 @@ from murmurate.core.types import Caller, Delta, Request, TraceRef, Usage
 from murmurate.gateway.chat import ChatBody, Encoder
 from murmurate.gateway.completions import embedder_of
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
+from murmurate.gateway.policy import EMBED, Gate
 from murmurate.gateway.ports import Ledger
 from murmurate.gateway.requests import Requests
 from murmurate.gateway.scopes import Scope
@@ -30,12 +31,14 @@ class ChatLines:
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
 
-    def request(self, caller: Caller, body: bytes, *, run_id: str, trace: TraceRef) -> Request:
+    async def request(
+        self, caller: Caller, body: bytes, *, run_id: str, trace: TraceRef
+    ) -> Request:
         """Return what a line asks for. `BadRequestError`, `ModelUnknownError`: it can't be."""
         asked = decode(body, ChatBody)
         if asked.stream:
             raise BadRequestError("stream: a line of a batch is answered in whole", param="stream")
-        return self._requests.alone(caller, asked, id_=run_id, trace=trace)
+        return await self._requests.alone(caller, asked, id_=run_id, trace=trace)
 
     def written(self, deltas: Sequence[Delta], *, run_id: str, model: str, at_ms: int) -> bytes:
         """Return an answer as the body of a response."""
@@ -48,8 +51,9 @@ class EmbeddingLines:
 
     scope = Scope.EMBEDDINGS.value
 
-    def __init__(self, embedders: Mapping[str, Embedder], *, ledger: Ledger) -> None:
+    def __init__(self, embedders: Mapping[str, Embedder], *, gate: Gate, ledger: Ledger) -> None:
         self._embedders = embedders
+        self._gate = gate
         self._ledger = ledger
 
     async def computed(
@@ -63,6 +67,7 @@ class EmbeddingLines:
                 try:
                     asked = decode(body, EmbeddingsBody)
                     embedder = embedder_of(self._embedders, asked.model)
+                    await self._gate.check(caller, EMBED, asked.model)
                     place = (caller.tenant, caller.key_id, asked.model)
                     self._ledger.asked(*place)
                     made = await embedder.embed(texts_of(asked))

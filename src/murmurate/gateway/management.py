@@ -9,9 +9,11 @@ from msgspec import Meta
 from murmurate.core.errors import ForbiddenError, ModelUnknownError, MurmurateError
 from murmurate.core.ports import Span
 from murmurate.core.types import Caller
+from murmurate.gateway.audit import Fact, Trail
 from murmurate.gateway.auth import check_place
 from murmurate.gateway.chat import error_line
-from murmurate.gateway.exchange import LINES, Exchange
+from murmurate.gateway.exchange import LINES, Exchange, at_place
+from murmurate.gateway.policy import EMBED, Gate
 from murmurate.gateway.ports import Meter, Platform
 from murmurate.gateway.validate import decode
 
@@ -21,6 +23,8 @@ COLLECTIONS_MAX = 100
 PATHS_MAX = 1000
 PATH_CHARS_MAX = 4096
 """As long as Linux takes a path (PATH_MAX)."""
+NOTED_MAX = 20
+"""Paths that the trail names."""
 LOOPBACK = ("127.0.0.1", "::1", "")
 
 
@@ -49,17 +53,27 @@ class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
 class Management:
     """The routes that are not OpenAI's, and the list of models."""
 
-    def __init__(self, platform: Platform, *, meter: Meter, body_bytes_max: int) -> None:
+    def __init__(
+        self, platform: Platform, *, gate: Gate, trail: Trail, meter: Meter, body_bytes_max: int
+    ) -> None:
         self._platform = platform
+        self._gate = gate
+        self._trail = trail
         self._meter = meter
         self._body_bytes_max = body_bytes_max
 
     async def models(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """List agents, models and embedders, or show one."""
+        """List the agents, models and embedders that the caller may use, or show one."""
         del span
+        chat = self._platform.chat_models(caller.tenant)
+        embedders = [it for it in self._platform.models(caller.tenant) if it not in chat]
+        usable = [
+            *await self._gate.usable(caller, chat),
+            *await self._gate.usable(caller, embedders, action=EMBED),
+        ]
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": "murmurate"}
-            for name in self._platform.models(caller.tenant)
+            for name in usable
         ]
         if exchange.path == "/v1/models":
             await exchange.answer_json(200, {"object": "list", "data": models})
@@ -116,6 +130,8 @@ class Management:
         """
         del span
         body = decode(await exchange.body(self._body_bytes_max) or b"{}", IngestBody)
+        facts: dict[str, Fact] = {"collections": body.collections, "paths": body.paths[:NOTED_MAX]}
+        await self._trail.note("ingest", at_place(caller, exchange), facts=facts, result="begun")
         await exchange.while_connected(self._progress(exchange, caller, body))
 
     async def _progress(self, exchange: Exchange, caller: Caller, body: IngestBody) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
 
@@ -325,4 +326,68 @@ class Replays(Protocol):
         self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
     ) -> object:
         """Do a run again and return what is different. `RunOverError`: it is under way."""
+        ...
+
+
+class PublicKey(Protocol):
+    """One of an issuer's keys."""
+
+    @property
+    def id(self) -> str | None:
+        """What tokens call it (`kid`)."""
+        ...
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """How it may sign; a key of one kind never checks a signature of another."""
+        ...
+
+    def signed(self, token: str, algorithm: str) -> bool:
+        """Tell whether this token, of one of its algorithms, was signed with it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The keys that an issuer signs with, and when to look again if nothing else is the reason."""
+
+    keys: tuple[PublicKey, ...]
+    again_s: float
+
+
+class Issuer(Protocol):
+    """Who signs tokens."""
+
+    async def published(self) -> Published:
+        """Return its keys of now. `IssuerUnreachableError`: it does not answer as it should."""
+        ...
+
+
+class Action(Frozen, frozen=True):
+    """What somebody asks for: a route, as the table of routes has it, and the scope it needs."""
+
+    scope: str
+    method: str
+    route: str
+
+
+class Resource(Frozen, frozen=True):
+    """What it is asked of."""
+
+    model: str | None = None
+    """The agent, model or embedder; None where the route names none."""
+
+
+class Decision(Frozen, frozen=True):
+    """Whether it may be done; `reason` is for whoever asked."""
+
+    allowed: bool
+    reason: str = ""
+
+
+class Policy(Protocol):
+    """Decides who may do what, before anything of it is begun."""
+
+    async def decide(self, caller: Caller, action: Action, resource: Resource) -> Decision:
+        """Return the decision. `PolicyUnavailableError`: there is none, so it is not done."""
         ...

@@ -1,7 +1,7 @@
 """The keys in the log: made, rotated and revoked there first, and known to all servers soon after.
 
-Each change is one append of two entries: in the key's own stream, and in the audit stream, which
-says who did it. Other servers follow the audit stream to learn which keys to read again.
+Each change is one append: to the key's own stream, and to the trail (`audit.py`), which says who
+did it. Other servers follow the trail to learn which keys to read again.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import LogCorruptError, MurmurateError, TooManyKeysError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Entry, EventLog, Log
-from murmurate.core.types import Caller, Frozen
+from murmurate.core.types import Caller
+from murmurate.gateway.audit import AUDIT, Audit, Fact, entries_of
 from murmurate.gateway.grants import is_usable_operator
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import (
@@ -33,7 +34,8 @@ from murmurate.gateway.keys import (
 )
 from murmurate.gateway.scopes import EVERYTHING, OPERATOR_TENANT
 
-AUDIT = "audit/keys"
+OF_KEYS = "key."
+"""What entries of the trail begin with that tell of a changed key."""
 FOLLOW_S = 1.0
 """How often a server looks for what another one has changed."""
 KEYS_MAX = 10_000
@@ -46,24 +48,6 @@ ENDED_KEPT_MS = 90 * 86_400_000
 
 OnSecret = Callable[[str, str], None]
 """Told of every new secret: the hash that it replaces ("" for none), and the secret."""
-
-
-Fact = str | int | float | list[str] | None
-
-
-class Audit(Frozen, frozen=True):
-    """Who did what to which key. Never a secret, never a hash.
-
-    `by` is the id of the key that asked, of `by_tenant`; None: the server itself, at its start.
-    """
-
-    action: str
-    key: str
-    tenant: str
-    by: str | None
-    by_tenant: str | None
-    at_ms: int
-    facts: dict[str, Fact] = msgspec.field(default_factory=dict[str, Fact])
 
 
 class Registry:
@@ -126,6 +110,7 @@ class Registry:
         facts: dict[str, Fact] = {
             "label": record.label,
             "scopes": list(record.scopes),
+            "roles": list(record.roles),
             "lane": record.lane.value,
             "expires_ms": record.expires_ms,
             "requests_per_minute": record.requests_per_minute,
@@ -274,7 +259,7 @@ class Registry:
         key = self._keys.get(key_id)
         assert key is not None, "only keys at hand are forgotten"
         audit = _audit(FORGOTTEN, key.record, None, at_ms=self._clock.unix_ms())
-        await self._log.append([Entry(REGISTRY, AUDIT, FORGOTTEN, msgspec.json.encode(audit))])
+        await self._log.append(entries_of(audit))
         await self._log.forget(REGISTRY, stream_of(key_id))
         self._keys.drop(key_id)
 
@@ -284,9 +269,10 @@ class Registry:
         """Write a change and put it in force. `LogConflictError`: another server was faster."""
         place: tuple[str, str] = (REGISTRY, stream_of(audit.key))
         raw = msgspec.json.encode(body)
-        said = Entry(REGISTRY, AUDIT, kind, msgspec.json.encode(audit))
         expected: dict[tuple[str, str], int] = {place: 0 if key is None else key.seq}
-        seqs = await self._log.append([Entry(*place, kind, raw), said], expected=expected)
+        seqs = await self._log.append(
+            [Entry(*place, kind, raw), *entries_of(audit)], expected=expected
+        )
         changed = folded(key, seq=seqs[0], kind=kind, body=raw)
         self._keys.put(changed)
         return changed
@@ -301,4 +287,5 @@ def _audit(
     facts: dict[str, Fact] | None = None,
 ) -> Audit:
     who = (None, None) if by is None else (by.key_id, by.tenant)
-    return Audit(action, record.id, record.tenant, *who, at_ms, facts or {})
+    place = None if by is None else by.place
+    return Audit(action, record.id, record.tenant, *who, at_ms, facts or {}, place)

@@ -6,20 +6,28 @@ from murmurate.core.ports import Span
 from murmurate.core.types import Caller, Diverted, Lane, Request, SessionRef, TraceRef
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
-from murmurate.gateway.ports import Ledger, Platform
+from murmurate.gateway.policy import CHAT, Gate
+from murmurate.gateway.ports import Action, Ledger, Platform
 
 
 class Requests:
     """Makes requests for the models that the caller's tenant may use."""
 
-    def __init__(self, *, platform: Platform, ledger: Ledger, ids: Ids) -> None:
+    def __init__(self, *, platform: Platform, gate: Gate, ledger: Ledger, ids: Ids) -> None:
         self._platform = platform
+        self._gate = gate
         self._ledger = ledger
         self._ids = ids
 
-    def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
-        """Return the request. `ModelUnknownError`, `BadRequestError`: it can't be one."""
-        self._check_model(caller, body)
+    async def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
+        """Return the request.
+
+        Raises:
+            ModelUnknownError, BadRequestError: It can't be one.
+            PolicyDeniedError, PolicyUnavailableError: The caller may not ask this model.
+        """
+        assert exchange.action is not None, "a route was found"
+        await self._check_model(caller, exchange.action, body.model)
         session = self._session_ref(exchange.header(b"x-murmurate-session"))
         request = Request(
             id=self._ids.new("req"),
@@ -37,9 +45,9 @@ class Requests:
         self._ledger.asked(caller.tenant, caller.key_id, body.model)
         return request
 
-    def alone(self, caller: Caller, body: ChatBody, *, id_: str, trace: TraceRef) -> Request:
+    async def alone(self, caller: Caller, body: ChatBody, *, id_: str, trace: TraceRef) -> Request:
         """Return the request of a body that came without headers, such as a line of a batch."""
-        self._check_model(caller, body)
+        await self._check_model(caller, CHAT, body.model)
         request = Request(
             id=id_,
             tenant=caller.tenant,
@@ -55,12 +63,20 @@ class Requests:
         self._ledger.asked(caller.tenant, caller.key_id, body.model)
         return request
 
-    def _check_model(self, caller: Caller, body: ChatBody) -> None:
-        if body.model not in self._platform.chat_models(caller.tenant):
-            known = ", ".join(self._platform.chat_models(caller.tenant))
+    async def check_model(self, exchange: Exchange, caller: Caller, model: str) -> None:
+        """Return when the policy lets the caller ask this model here."""
+        assert exchange.action is not None, "a route was found"
+        await self._gate.check(caller, exchange.action, model)
+
+    async def _check_model(self, caller: Caller, action: Action, model: str) -> None:
+        """Return when the model is served to the caller, and the policy lets them ask it."""
+        served = self._platform.chat_models(caller.tenant)
+        if model not in served:
+            known = ", ".join(await self._gate.usable(caller, served))
             raise ModelUnknownError(
-                f"no chat model {body.model!r} is served here; there are: {known}", param="model"
+                f"no chat model {model!r} is served here; there are: {known}", param="model"
             )
+        await self._gate.check(caller, action, model)
 
     def _session_ref(self, header: bytes | None) -> SessionRef | None:
         if header is None:

@@ -12,6 +12,7 @@ from murmurate.core.errors import NotFoundError
 from murmurate.core.ports import Span
 from murmurate.core.types import Caller
 from murmurate.gateway.exchange import Exchange
+from murmurate.gateway.ports import Action
 from murmurate.gateway.scopes import Scope
 
 Handler = Callable[[Exchange, Caller, Span], Awaitable[None]]
@@ -28,6 +29,13 @@ class Route:
     path: str
     scope: Scope
     handler: Handler
+    names_model: bool = False
+    """Its handler asks the policy itself, as soon as it knows for which model."""
+
+    @property
+    def action(self) -> Action:
+        """What a policy calls it."""
+        return Action(self.scope.value, self.method, self.path)
 
 
 class Routes:

@@ -8,10 +8,12 @@ import math
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
+    ForbiddenError,
     KeyInvalidError,
     MethodNotAllowedError,
     MurmurateError,
@@ -26,7 +28,9 @@ from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
-from murmurate.gateway.auth import check_place
+from murmurate.gateway.audit import Trail
+from murmurate.gateway.auditing import Auditing
+from murmurate.gateway.auth import challenge, check_not_in_url, check_place
 from murmurate.gateway.background import Background
 from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.chat import error_body, error_event, error_line
@@ -45,17 +49,24 @@ from murmurate.gateway.exchange import (
     Send,
 )
 from murmurate.gateway.files import FileRoutes
-from murmurate.gateway.keyring import Keys, Ticket
+from murmurate.gateway.keyring import Keys, Ticket, secret_in
 from murmurate.gateway.management import Management
+from murmurate.gateway.policy import Gate, PolicyDeniedError
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.tokenring import Tokens
+from murmurate.gateway.tokens import is_token
 from murmurate.gateway.usage import Usages
 
 BUCKETS_MAX = 2 * KEYS_MAX
+BUCKET_KEPT_S = 60.0
+"""How long a bucket is kept, where there are too many; by then most are full again."""
+AUDITED = frozenset({Scope.ADMIN, Scope.OPERATOR, Scope.INGEST, Scope.APPROVE})
+"""What administrators do: tries that are refused are counted in the trail."""
 CLIENT_GONE = 499
 """nginx's code for a client that closed the connection."""
 
@@ -89,6 +100,7 @@ class Handlers:
     batches: BatchRoutes
     decisions: Decisions
     usages: Usages
+    auditing: Auditing
 
 
 class Gateway:
@@ -100,6 +112,9 @@ class Gateway:
         *,
         routes: Sequence[Route],
         keys: Keys,
+        tokens: Tokens,
+        gate: Gate,
+        trail: Trail,
         limits: Limits,
         hosts: Collection[str],
         clock: Clock,
@@ -109,6 +124,9 @@ class Gateway:
         log: EventLog,
     ) -> None:
         self._keys = keys
+        self._tokens = tokens
+        self._gate = gate
+        self._trail = trail
         self._limits = limits
         self._hosts = hosts
         self._clock = clock
@@ -188,11 +206,32 @@ class Gateway:
             await public(exchange)
             return
         check_place(exchange.header(b"host"), exchange.header(b"origin"), self._hosts)
-        ticket = self._keys.admit(exchange.header(b"authorization"))
+        ticket = await self._ticket(exchange)
         route = self._find(exchange)
-        check_scope(ticket.caller, route.scope)
-        self._admit(ticket.caller)
-        await self._traced(exchange, ticket, route.handler)
+        try:
+            check_scope(ticket.caller, route.scope)
+            self._admit(ticket.caller)
+            exchange.action = route.action
+            if not route.names_model:
+                await self._gate.check(ticket.caller, route.action)
+            await self._traced(exchange, ticket, route.handler)
+        except ForbiddenError as error:
+            if route.scope in AUDITED or isinstance(error, PolicyDeniedError):
+                self._trail.refuse(ticket.caller, f"{route.method} {route.path}", error.code)
+            raise
+
+    async def _ticket(self, exchange: Exchange) -> Ticket:
+        """Return who asks, by key or token; neither has a place in a URL, which everybody logs."""
+        check_not_in_url(exchange.query())
+        authorization = exchange.header(b"authorization")
+        if self._tokens and is_token(secret := secret_in(authorization)):
+            return await self._tokens.admit(secret)
+        return self._keys.admit(authorization)
+
+    def _held(self, ticket: Ticket) -> AbstractAsyncContextManager[None]:
+        """Return what ends a request with the key or token that it came with."""
+        of_token = ticket.caller.ends_ms is not None
+        return self._tokens.held(ticket) if of_token else self._keys.held(ticket)
 
     async def _traced(self, exchange: Exchange, ticket: Ticket, handler: Handler) -> None:
         """Run the handler as the root of a trace whose id the client gets to know.
@@ -204,7 +243,7 @@ class Gateway:
         exchange.headers.append((b"x-murmurate-trace", parent.trace_id.encode()))
         place = {"tenant": caller.tenant, "path": exchange.path}
         with self._tracer.span(parent, "gateway", **place) as span:
-            async with self._keys.held(ticket):
+            async with self._held(ticket):
                 await handler(exchange, caller, span)
             span.note(status=exchange.status)
 
@@ -219,7 +258,7 @@ class Gateway:
             seconds = str(max(1, math.ceil(error.retry_s))).encode()
             exchange.headers.append((b"retry-after", seconds))
         if isinstance(error, KeyInvalidError):
-            exchange.headers.append((b"www-authenticate", b"Bearer"))
+            exchange.headers.append((b"www-authenticate", challenge(error)))
         if isinstance(error, RunWaitingError):
             # OpenAI's clients ask again at a 409: each time would begin one more run that waits.
             exchange.headers.append((b"x-should-retry", b"false"))
@@ -251,8 +290,9 @@ class Gateway:
         rate, now_s = self._keys.rate(caller.key_id, self._limits.rate), self._clock.now_s()
         bucket = self._buckets.get(caller.key_id) or full(rate, now_s)
         self._buckets[caller.key_id], wait_s = take(bucket, rate, now_s)
-        if len(self._buckets) > BUCKETS_MAX:  # some are of keys that were forgotten
-            self._buckets = {i: kept for i, kept in self._buckets.items() if self._keys.get(i)}
+        if len(self._buckets) > BUCKETS_MAX:  # some are of keys that were forgotten, or of tokens
+            since_s = now_s - BUCKET_KEPT_S
+            self._buckets = {i: it for i, it in self._buckets.items() if it.at_s >= since_s}
         if wait_s:
             raise RateLimitedError(
                 f"this key may ask {rate.per_s * 60:g} times a minute; again in {wait_s:.1f} s",
@@ -293,8 +333,16 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     management, administration = handlers.management, handlers.administration
     background, files, batches = handlers.background, handlers.files, handlers.batches
     return (
-        Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
-        Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
+        Route(
+            "POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat, names_model=True
+        ),
+        Route(
+            "POST",
+            "/v1/embeddings",
+            Scope.EMBEDDINGS,
+            handlers.embeddings.embeddings,
+            names_model=True,
+        ),
         Route("POST", "/v1/files", Scope.FILES, files.upload),
         Route("GET", "/v1/files", Scope.FILES, files.listing),
         Route("GET", "/v1/files/{id}", Scope.FILES, files.show),
@@ -307,7 +355,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
         Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
-        Route("POST", "/api/runs", Scope.RUNS, background.submit),
+        Route("POST", "/api/runs", Scope.RUNS, background.submit, names_model=True),
         Route("GET", "/api/runs", Scope.RUNS, background.listing),
         Route("GET", "/api/runs/{id}", Scope.RUNS, background.show),
         Route("GET", "/api/runs/{id}/events", Scope.RUNS, background.events),
@@ -327,6 +375,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("GET", "/api/keys/{id}", Scope.ADMIN, administration.show),
         Route("DELETE", "/api/keys/{id}", Scope.ADMIN, administration.revoke),
         Route("POST", "/api/keys/{id}/rotate", Scope.ADMIN, administration.rotate),
+        Route("GET", "/api/audit", Scope.ADMIN, handlers.auditing.listing),
     )
 
 

@@ -37,6 +37,13 @@ def moment_ms(text: str, *, now_ms: int, param: str, max_ms: int) -> int:
     return moment
 
 
+def past_ms(text: str, *, now_ms: int, param: str, max_ms: int) -> int:
+    """Read a time that has passed: a duration until now, a day (its begin, UTC), or a time."""
+    if _DURATION.fullmatch(text):
+        return now_ms - duration_ms(text, param=param, max_ms=max_ms)
+    return _unix_ms(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text, param)
+
+
 def shown(unix_ms: int) -> str:
     """Return a time in ISO 8601, UTC, to the second."""
     return datetime.fromtimestamp(unix_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

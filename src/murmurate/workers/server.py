@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
@@ -110,6 +111,7 @@ async def main(message: ServerBoot, words: Words) -> None:
         lambda: words.take_over(service, message.gone),
         *(errands.run for errands in service.errands),
         service.schedules.keep,
+        service.trail.keep,
         service.approvals.keep_count,
         service.book.keep,
     ]
@@ -125,6 +127,8 @@ async def main(message: ServerBoot, words: Words) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(MurmurateError):  # the log is what can't be written
             await service.book.write()
+        with contextlib.suppress(MurmurateError):  # the log may be what ended us
+            await service.trail.write_counts()
         await compose.close(service.outside)
         heart.cancel()
 
@@ -199,6 +203,7 @@ async def composed(message: ServerBoot) -> compose.Service:
         opened = await compose.open_keys(
             outside.log, outside.clock, outside.ids, first_key=state / "key", events=outside.events
         )
+    opened = replace(opened, by_token=compose.tenants_by_token(message.config))
     service = compose.service(message.config, outside, opened)
     await service.runner.enlist()
     return service

@@ -61,7 +61,9 @@ class Echo:
 class Lines:
     """An endpoint whose lines ask the model."""
 
-    def request(self, caller: Caller, body: bytes, *, run_id: str, trace: TraceRef) -> Request:
+    async def request(
+        self, caller: Caller, body: bytes, *, run_id: str, trace: TraceRef
+    ) -> Request:
         said = json.loads(body)
         if "say" not in said:
             raise BadRequestError("say: it is missing", param="say")

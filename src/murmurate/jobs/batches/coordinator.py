@@ -195,8 +195,12 @@ class Coordinator:
             run_id = run_of(batch.id, line.number)
             trace = TraceRef(self._ids.trace_id(), tenant=held.tenant)
             try:
-                request = endpoint.request(caller, bytes(asked.body), run_id=run_id, trace=trace)
+                request = await endpoint.request(
+                    caller, bytes(asked.body), run_id=run_id, trace=trace
+                )
             except MurmurateError as refusal:
+                if may_help(refusal):
+                    raise  # all of them again, later: until the batch expires
                 end = LineEnd(line.number, asked.custom_id, failure=failure_of(refusal))
                 entries.append(entry_of(held.tenant, batch.id, end))
                 continue
@@ -355,7 +359,7 @@ class Coordinator:
 
 def _caller(tenant: str, batch: Batch) -> Caller:
     """Return in whose name the lines ask."""
-    return Caller(batch.key_id, tenant, batch.scopes, Lane.BATCH)
+    return Caller(batch.key_id, tenant, batch.scopes, Lane.BATCH, batch.roles)
 
 
 def _after(batch: Batch, lines: Sequence[tuple[Line, Asked]]) -> Batch:

@@ -11,7 +11,9 @@ from murmurate.core.types import Caller, Delta, Request, TraceRef
 class Asking(Protocol):
     """An endpoint whose lines become runs: what they do is journaled, and done once."""
 
-    def request(self, caller: Caller, body: bytes, *, run_id: str, trace: TraceRef) -> Request:
+    async def request(
+        self, caller: Caller, body: bytes, *, run_id: str, trace: TraceRef
+    ) -> Request:
         """Return what a line asks for. `MurmurateError`: it can't be asked for, now or ever."""
         ...
 

@@ -81,6 +81,7 @@ class Batches:
             created_ms=now_ms,
             expires_ms=now_ms + terms.window_ms,
             scopes=caller.scopes,
+            roles=caller.roles,
             key_id=caller.key_id,
             metadata=terms.metadata,
             output_expires_s=terms.output_expires_s,

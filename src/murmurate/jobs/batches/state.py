@@ -55,6 +55,7 @@ class Batch(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     expires_ms: int
     scopes: tuple[str, ...]
     """What whoever began it may do: its lines may do no more."""
+    roles: tuple[str, ...] = ()
     key_id: str
     metadata: Mapping[str, str] | None = None
     output_expires_s: float | None = None
