@@ -21,6 +21,10 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.following import Following
+from murmurate.gateway.responses.service import Responses
+from murmurate.gateway.responses.store import Store
+from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from tests.fakes import (
@@ -62,6 +66,18 @@ class Answer:
     @property
     def error(self) -> dict[str, Any]:
         return self.json()["error"]
+
+    def told(self) -> list[Any]:
+        """Return the named events of a response, decoded; it ends with the end mark."""
+        assert self.headers["content-type"].startswith("text/event-stream")
+        *events, mark, rest = self.body.decode().split("\n\n")
+        assert (mark, rest) == ("data: [DONE]", "")
+        found: list[Any] = []
+        for event in events:
+            name, data = event.split("\n")
+            found.append(json.loads(data.removeprefix("data: ")))
+            assert name == f"event: {found[-1]['type']}", "the name is the type"
+        return found
 
     def events(self) -> list[Any]:
         """Return the server-sent events, decoded; the end mark stays a text."""
@@ -134,6 +150,9 @@ class House:
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
         requests = Requests(platform=self.platform, ids=ids)
+        self.runs.log = self.kept
+        self.store = Store(self.kept, runs=self.runs, archive=self.runs)
+        following = Following(self.runs)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -161,6 +180,19 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            responses=Responses(
+                self.model,
+                store=self.store,
+                runs=self.runs,
+                following=following,
+                requests=requests,
+                body_bytes_max=BODY_BYTES_MAX,
+                clock=self.clock,
+                ids=ids,
+                meter=self.meter,
+                log=self.log,
+            ),
+            stored=Stored(self.store, runs=self.runs, following=following, clock=self.clock),
         )
         self.app = Gateway(
             handlers,
@@ -187,10 +219,12 @@ class House:
         sent: dict[str, str | None] = {"host": "127.0.0.1", "authorization": f"Bearer {KEY}"}
         sent |= headers or {}
         call = Call([body] if isinstance(body, bytes) else body)
+        path, _, query = path.partition("?")
         scope = {
             "type": "http",
             "method": method,
             "path": path,
+            "query_string": query.encode(),
             "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
             "client": (client, 50_000),
         }
@@ -210,6 +244,9 @@ class House:
     def post(self, path: str, body: Any, **options: Any) -> Answer:
         return run(lambda: self.send("POST", path, body, **options))
 
+    def respond(self, body: Mapping[str, Any] | None = None, **options: Any) -> Answer:
+        return self.post("/v1/responses", {**ASK, **(body or {})}, **options)
+
     def chat(self, body: Mapping[str, Any] | None = None, **options: Any) -> Answer:
         return self.post("/v1/chat/completions", {**HELLO, **(body or {})}, **options)
 
@@ -221,6 +258,7 @@ class House:
         await self.app(scope, call.receive, call.send)
 
 
+ASK: Mapping[str, Any] = {"model": "tiny", "input": "hello"}
 HELLO: Mapping[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 
 

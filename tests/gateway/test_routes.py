@@ -26,6 +26,11 @@ TABLE = Routes(
 
 EXPECTED = {
     ("POST", "/v1/chat/completions"): Scope.CHAT,
+    ("POST", "/v1/responses"): Scope.CHAT,
+    ("GET", "/v1/responses/{id}"): Scope.CHAT,
+    ("DELETE", "/v1/responses/{id}"): Scope.CHAT,
+    ("POST", "/v1/responses/{id}/cancel"): Scope.CHAT,
+    ("GET", "/v1/responses/{id}/input_items"): Scope.CHAT,
     ("POST", "/v1/embeddings"): Scope.EMBEDDINGS,
     ("GET", "/v1/models"): Scope.MODELS,
     ("GET", "/v1/models/{id}"): Scope.MODELS,

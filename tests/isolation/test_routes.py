@@ -6,6 +6,7 @@ A new route without a case here fails the first test.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,77 @@ async def chats(town: Town) -> None:
         assert "ACME-SECRET" in found or who == "birch"
     again = content(await town.chat("acme", "remember ACME-WORD", session=session))
     assert "ACME-WORD" in again
+
+
+async def response_of_acme(town: Town, **fields: Any) -> str:
+    """Let a tenant have a response stored."""
+    body = {"model": "tiny", "input": "remember ACME-WORD", **fields}
+    made = await town.call("acme", "POST", "/v1/responses", body)
+    assert made.status == 200
+    await town.work()
+    response_id = made.json()["id"]
+    shown = await town.call("acme", "GET", f"/v1/responses/{response_id}")
+    assert "ACME-WORD" in shown.body.decode()
+    return response_id
+
+
+async def responses(town: Town) -> None:
+    """No response continues another tenant's, refers to its items, or is another's agent's."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    ask = {"model": "tiny", "input": "go on"}
+    body = {**ask, "previous_response_id": "{name}"}
+    answer = await town.same("birch", "POST", "/v1/responses", names=names, body=body)
+    assert (answer.status, answer.error["param"]) == (404, "previous_response_id")
+    items = tuple(f"msg_{name.partition('_')[2]}_0" for name in names)
+    body = {**ask, "input": [{"type": "item_reference", "id": "{name}"}]}
+    answer = await town.same(
+        "birch", "POST", "/v1/responses", names=(items[0], items[1]), body=body
+    )
+    assert (answer.status, answer.error["param"]) == (404, "input[0].id")
+    body = {**ask, "model": "{name}"}
+    answer = await town.same(
+        "birch", "POST", "/v1/responses", names=("planner", "nobodys"), body=body
+    )
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    mine = {**ask, "previous_response_id": names[0]}
+    assert "ACME-WORD" in (await town.call("acme", "POST", "/v1/responses", mine)).body.decode()
+
+
+async def shown_response(town: Town) -> None:
+    """A response is not shown to others, nor followed, wherever it was made."""
+    for background in (False, True):
+        names = (await response_of_acme(town, background=background), f"resp_{ABSENT}")
+        for query in ("", "?stream=true"):
+            place = "/v1/responses/{name}" + query
+            answer = await town.same("birch", "GET", place, names=names)
+            assert answer.status == 404
+
+
+async def deleted_response(town: Town) -> None:
+    """Nor deleted by them."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    answer = await town.same("birch", "DELETE", "/v1/responses/{name}", names=names)
+    assert answer.status == 404
+    assert (await town.call("acme", "GET", f"/v1/responses/{names[0]}")).status == 200
+
+
+async def cancelled_response(town: Town) -> None:
+    """Nor cancelled."""
+    body = {"model": "tiny", "input": "hi", "background": True}
+    made = await town.call("acme", "POST", "/v1/responses", body)
+    names = (made.json()["id"], f"resp_{ABSENT}")
+    answer = await town.same("birch", "POST", "/v1/responses/{name}/cancel", names=names)
+    assert answer.status == 404
+    await town.work()
+    shown = (await town.call("acme", "GET", f"/v1/responses/{names[0]}")).json()
+    assert shown["status"] == "completed"
+
+
+async def input_of_response(town: Town) -> None:
+    """Nor is what was asked."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/responses/{name}/input_items", names=names)
+    assert answer.status == 404
 
 
 async def embeddings(town: Town) -> None:
@@ -284,6 +356,11 @@ async def metrics(town: Town) -> None:
 
 CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/chat/completions"): chats,
+    ("POST", "/v1/responses"): responses,
+    ("GET", "/v1/responses/{id}"): shown_response,
+    ("DELETE", "/v1/responses/{id}"): deleted_response,
+    ("POST", "/v1/responses/{id}/cancel"): cancelled_response,
+    ("GET", "/v1/responses/{id}/input_items"): input_of_response,
     ("POST", "/v1/embeddings"): embeddings,
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,

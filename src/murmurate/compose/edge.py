@@ -12,9 +12,14 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.following import Following
+from murmurate.gateway.responses.service import Responses
+from murmurate.gateway.responses.store import Store
+from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.jobs.replay import Replays
+from murmurate.jobs.retention import Retention
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
 from murmurate.observe.metrics import Metrics
@@ -29,6 +34,7 @@ class Inside:
     replays: Replays
     schedules: Schedules
     metrics: Metrics
+    archive: Retention
 
 
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
@@ -37,6 +43,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     requests = Requests(platform=inside.platform, ids=outside.ids)
+    responses, stored = responses_of(config, outside, inside, requests=requests)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -64,6 +71,8 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        responses=responses,
+        stored=stored,
     )
     return Gateway(
         handlers,
@@ -76,6 +85,27 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         meter=inside.metrics,
         log=outside.events,
     )
+
+
+def responses_of(
+    config: Config, outside: Outside, inside: Inside, *, requests: Requests
+) -> tuple[Responses, Stored]:
+    """Return who answers in items, and who is asked for what was stored of that."""
+    store = Store(outside.log, runs=inside.runs, archive=inside.archive)
+    following = Following(inside.runs)
+    responses = Responses(
+        inside.runs,
+        store=store,
+        runs=inside.runs,
+        following=following,
+        requests=requests,
+        body_bytes_max=config.server.body_bytes_max,
+        clock=outside.clock,
+        ids=outside.ids,
+        meter=inside.metrics,
+        log=outside.events,
+    )
+    return responses, Stored(store, runs=inside.runs, following=following, clock=outside.clock)
 
 
 def limits_of(config: Config) -> Limits:

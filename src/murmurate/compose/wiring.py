@@ -12,6 +12,7 @@ from murmurate.compose.platform import Platform
 from murmurate.config import Config, KnowledgeConfig, documents_path, webhook_keys
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
+from murmurate.gateway.responses.retention import ResponseRetention
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
@@ -40,7 +41,7 @@ class Service:
     runner: Runner
     errands: Sequence[Errands]
     schedules: Schedules
-    retention: Retention
+    retentions: Sequence[Retention | ResponseRetention]
     metrics: Metrics
     outside: Outside
     opened: OpenedKeys
@@ -81,7 +82,9 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     )
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    app = gateway(config, outside, opened, Inside(platform, runs, replays, schedules, metrics))
+    retention = retention_of(config, outside, tenants=opened.tenants)
+    inside = Inside(platform, runs, replays, schedules, metrics, retention)
+    app = gateway(config, outside, opened, inside)
     return Service(
         app,
         platform,
@@ -89,7 +92,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         runner,
         errands,
         schedules,
-        retention_of(config, outside, tenants=opened.tenants),
+        (retention, response_retention_of(config, outside, tenants=opened.tenants)),
         metrics,
         outside,
         opened,
@@ -116,6 +119,19 @@ def retention_of(
         clock=outside.clock,
         events=outside.events,
         kept_s=config.runs.kept_days * 86_400,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
+    )
+
+
+def response_retention_of(
+    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+) -> ResponseRetention:
+    """Return who forgets the responses that were stored long ago."""
+    return ResponseRetention(
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_s=config.responses.kept_days * 86_400,
         tenants=lambda: {OPERATOR_TENANT, *tenants()},
     )
 

@@ -12,6 +12,7 @@ from murmurate.config.sections import (
     LimitConfig,
     LogConfig,
     OutgoingConfig,
+    ResponsesConfig,
     RouterConfig,
     RunsConfig,
     Section,
@@ -59,6 +60,7 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -75,6 +77,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
+    "responses": ResponsesConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,

@@ -1,16 +1,17 @@
 """Chat completions and embeddings: from a body to the `Model` below, and its deltas back."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import ModelUnknownError, MurmurateError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Model, Span
-from murmurate.core.types import Caller, Delta, Finished, Request, Usage
+from murmurate.core.types import Caller, Delta, Request, Usage
 from murmurate.gateway.chat import ChatBody, Encoder, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
+from murmurate.gateway.measured import Measured
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.requests import Requests, name_session
 from murmurate.gateway.validate import decode
@@ -30,12 +31,11 @@ class Completions:
         meter: Meter,
         log: EventLog,
     ) -> None:
-        self._model = model
+        self._answer = Measured(model, clock=clock, meter=meter).answer
         self._requests = requests
         self._body_bytes_max = body_bytes_max
         self._clock = clock
         self._ids = ids
-        self._meter = meter
         self._log = log
 
     async def chat(self, exchange: Exchange, caller: Caller, span: Span) -> None:
@@ -55,7 +55,7 @@ class Completions:
     ) -> None:
         """Send deltas as they come. Status 200 goes out only with the first one in hand."""
         usage: Usage | None = None
-        async with aclosing(self._deltas(request, span)) as deltas:
+        async with aclosing(self._answer(request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
             name_session(exchange, request)
             await exchange.open(EVENTS)
@@ -78,30 +78,10 @@ class Completions:
     async def _whole(
         self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
     ) -> None:
-        async with aclosing(self._deltas(request, span)) as deltas:
+        async with aclosing(self._answer(request, span)) as deltas:
             answer = [delta async for delta in deltas]
         name_session(exchange, request)
         await exchange.answer(200, encoder.whole(answer))
-
-    async def _deltas(self, request: Request, span: Span) -> AsyncGenerator[Delta]:
-        """Pass the answer on, noting the first delta's time and the tokens."""
-        began_s = self._clock.now_s()
-        first = True
-        async with aclosing(self._model.answer(request)) as deltas:
-            async for delta in deltas:
-                if first:
-                    first = False
-                    seconds = self._clock.now_s() - began_s
-                    self._meter.first_token(request.model, seconds)
-                    span.note(first_ms=round(seconds * 1000, 1))
-                match delta:
-                    case Usage():
-                        span.note(tokens_in=delta.tokens_in, tokens_out=delta.tokens_out)
-                    case Finished():
-                        span.note(finish=delta.reason.value)
-                    case _:
-                        pass
-                yield delta
 
 
 class Embeddings:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, NoReturn
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -75,6 +76,7 @@ class Exchange:
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self._query: bytes = scope.get("query_string", b"")
         self.client: str = (scope.get("client") or ("", 0))[0]
         self.status = 0
         self.streams: tuple[bytes, bytes] | None = None
@@ -95,6 +97,11 @@ class Exchange:
     def header(self, name: bytes) -> bytes | None:
         """Return a request header (`name` in lower case)."""
         return self._in.get(name)
+
+    def query(self, name: str) -> str | None:
+        """Return a parameter of the URL's query; of several with that name, the first."""
+        found = parse_qs(self._query.decode("latin-1"), keep_blank_values=True).get(name)
+        return found[0] if found else None
 
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body.

@@ -5,7 +5,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from murmurate.core.types import Caller, Frozen, Request, TraceRef
+from murmurate.core.ports import Entry
+from murmurate.core.types import (
+    Caller,
+    Citation,
+    FinishReason,
+    Frozen,
+    Request,
+    ToolCall,
+    TraceRef,
+    Usage,
+)
 
 
 class Readiness(Frozen, frozen=True):
@@ -95,6 +105,73 @@ class RunEvent(Protocol):
         ...
 
 
+class RunAnswer(Protocol):
+    """What a run answered, in whole."""
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        ...
+
+    @property
+    def citations(self) -> Sequence[Citation]:
+        """What they rest on."""
+        ...
+
+    @property
+    def calls(self) -> Sequence[ToolCall]:
+        """The tools that the client shall call."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of all its model calls."""
+        ...
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it ended."""
+        ...
+
+
+class RunFailure(Protocol):
+    """Why a run was given up."""
+
+    @property
+    def code(self) -> str:
+        """The error's stable code."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """What happened, to what, and what to do."""
+        ...
+
+
+class RunView(Protocol):
+    """A run in whole; a value that can be encoded."""
+
+    @property
+    def status(self) -> str:
+        """One of queued, running, waiting, finished, failed, cancelled."""
+        ...
+
+    @property
+    def ended_ms(self) -> int | None:
+        """When it ended, if it has."""
+        ...
+
+    @property
+    def answer(self) -> RunAnswer | None:
+        """What it came to, if it has finished."""
+        ...
+
+    @property
+    def error(self) -> RunFailure | None:
+        """Why it has failed, if it has."""
+        ...
+
+
 class Schedules(Protocol):
     """Runs that begin by themselves."""
 
@@ -107,16 +184,26 @@ class Runs(Protocol):
     """Work that goes on without its client. What is another tenant's is `NotFoundError`."""
 
     async def submit(
-        self, request: Request, *, priority: int, deadline_s: float | None, webhook: str | None
+        self,
+        request: Request,
+        *,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        webhook: str | None = None,
+        run_id: str | None = None,
+        beside: Sequence[Entry] = (),
     ) -> str:
-        """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL."""
+        """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL.
+
+        Whoever gives it a new `run_id` can write entries of its own `beside` it, in one append.
+        """
         ...
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
         """Return the newest runs, the newest first."""
         ...
 
-    async def show(self, tenant: str, run_id: str) -> object:
+    async def show(self, tenant: str, run_id: str) -> RunView:
         """Return what is known of a run."""
         ...
 
@@ -140,4 +227,12 @@ class Replays(Protocol):
         self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
     ) -> object:
         """Do a run again and return what is different. `RunOverError`: it is under way."""
+        ...
+
+
+class Archive(Protocol):
+    """Where runs that have ended lie."""
+
+    async def forget(self, tenant: str, run_id: str) -> bool:
+        """Forget a run now, if it has ended; return whether it is gone."""
         ...

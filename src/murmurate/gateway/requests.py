@@ -1,12 +1,33 @@
-"""From a chat's body and headers to the one internal form that everything below sees."""
+"""From a body and headers to the one internal form that everything below sees."""
 
 from murmurate.core.errors import BadRequestError, ModelUnknownError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Span
-from murmurate.core.types import Caller, Lane, Request, SessionRef
+from murmurate.core.types import (
+    Caller,
+    Frozen,
+    Lane,
+    Message,
+    Request,
+    Sampling,
+    SessionRef,
+    Tool,
+)
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.ports import Platform
+
+
+class Question(Frozen, frozen=True, kw_only=True):
+    """What a body asks, in whatever API's form it came."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    sampling: Sampling = Sampling()
+    lane: Lane | None = None
+    """Where it shall wait, if the body says so; else header or key decide."""
+    session: SessionRef | None = None
 
 
 class Requests:
@@ -17,27 +38,45 @@ class Requests:
         self._ids = ids
 
     def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
-        """Return the request. `ModelUnknownError`, `BadRequestError`: it can't be one."""
-        if body.model not in self._platform.chat_models(caller.tenant):
-            known = ", ".join(self._platform.chat_models(caller.tenant))
-            raise ModelUnknownError(
-                f"no chat model {body.model!r} is served here; there are: {known}", param="model"
-            )
-        session = self._session_ref(exchange.header(b"x-murmurate-session"))
-        return Request(
-            id=self._ids.new("req"),
-            tenant=caller.tenant,
+        """Return a chat's request. `ModelUnknownError`, `BadRequestError`: it can't be one."""
+        self.check_model(caller, body.model)
+        session = self.session(exchange)
+        question = Question(
             model=body.model,
             messages=messages_of(body, continues=session is not None and not session.new),
             tools=tools_of(body),
             sampling=sampling_of(body),
-            lane=_lane(exchange.header(b"x-murmurate-lane"), caller.lane),
-            scopes=caller.scopes,
             session=session,
+        )
+        return self.asking(exchange, caller, question, span)
+
+    def asking(self, exchange: Exchange, caller: Caller, question: Question, span: Span) -> Request:
+        """Return the request that asks it. `BadRequestError`: its headers make no sense."""
+        lane = question.lane or _lane(exchange.header(b"x-murmurate-lane"), caller.lane)
+        return Request(
+            id=self._ids.new("req"),
+            tenant=caller.tenant,
+            model=question.model,
+            messages=question.messages,
+            tools=question.tools,
+            sampling=question.sampling,
+            lane=lane,
+            scopes=caller.scopes,
+            session=question.session,
             trace=span.ref,
         )
 
-    def _session_ref(self, header: bytes | None) -> SessionRef | None:
+    def check_model(self, caller: Caller, model: str) -> None:
+        """Return when the caller's tenant has a model of that name; else `ModelUnknownError`."""
+        if model not in self._platform.chat_models(caller.tenant):
+            known = ", ".join(self._platform.chat_models(caller.tenant))
+            raise ModelUnknownError(
+                f"no chat model {model!r} is served here; there are: {known}", param="model"
+            )
+
+    def session(self, exchange: Exchange) -> SessionRef | None:
+        """Return the session that the request's header names, or a new one."""
+        header = exchange.header(b"x-murmurate-session")
         if header is None:
             return None
         if header == b"new":

@@ -45,6 +45,8 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
+from murmurate.gateway.responses.service import Responses
+from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
@@ -78,6 +80,8 @@ class Handlers:
     administration: Administration
     background: Background
     timetable: Timetable
+    responses: Responses
+    stored: Stored
 
 
 class Gateway:
@@ -268,9 +272,14 @@ def open_routes(management: Management) -> Mapping[str, OpenHandler]:
 def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
     management, administration = handlers.management, handlers.administration
-    background = handlers.background
+    background, stored = handlers.background, handlers.stored
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
+        Route("POST", "/v1/responses", Scope.CHAT, handlers.responses.create),
+        Route("GET", "/v1/responses/{id}", Scope.CHAT, stored.show),
+        Route("DELETE", "/v1/responses/{id}", Scope.CHAT, stored.forget),
+        Route("POST", "/v1/responses/{id}/cancel", Scope.CHAT, stored.cancel),
+        Route("GET", "/v1/responses/{id}/input_items", Scope.CHAT, stored.input_items),
         Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),

@@ -22,6 +22,7 @@ from murmurate.core.types import (
     Frozen,
     Request,
     Text,
+    ToolCall,
     Usage,
 )
 
@@ -97,6 +98,8 @@ class Answer(Frozen, frozen=True, omit_defaults=True):
     reason: FinishReason
     usage: Usage = Usage(0, 0)
     citations: tuple[Citation, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    """The tools that the client shall call; an agent's own are steps."""
 
 
 class Nothing(Frozen, frozen=True):
@@ -152,7 +155,8 @@ def answer_of(deltas: Sequence[Delta]) -> Answer:
             reason = delta.reason
     text = "".join(delta.text for delta in deltas if isinstance(delta, Text))
     citations = tuple(c for d in deltas if isinstance(d, Cited) for c in d.citations)
-    return Answer(text, reason, usage, citations)
+    calls = tuple(delta for delta in deltas if isinstance(delta, ToolCall))
+    return Answer(text, reason, usage, citations, calls)
 
 
 def folded(run_id: str, entries: Iterable[Stored], *, state: RunState | None = None) -> RunState:

@@ -185,15 +185,18 @@ class Runs:
         priority: int = 0,
         deadline_s: float | None = None,
         webhook: str | None = None,
+        run_id: str | None = None,
+        beside: Sequence[Entry] = (),
     ) -> str:
         """Begin a run in the background; return its id once it is durable.
 
-        It fails unless it ends within `deadline_s`; the URL `webhook` is told of its end.
+        It fails unless it ends within `deadline_s`; the URL `webhook` is told of its end. Whoever
+        gives it a new `run_id` can write entries of its own `beside` it, in the same append.
         `BadRequestError`: that URL can't be.
         """
         if webhook is not None:
             self._check(request.tenant, webhook)
-        run_id = self._ids.new("run")
+        run_id = run_id or self._ids.new("run")
         place = (request.tenant, stream_of(run_id))
         begun = Begun(request, background=True, webhook=webhook)
         work: list[Work] = [Offer(*place, QUEUE, priority=priority)]
@@ -202,7 +205,7 @@ class Runs:
             begun = msgspec.structs.replace(begun, deadline_ms=deadline_ms)
             work.append(deadline_offer(request.tenant, run_id, deadline_ms))
         entry = Entry(*place, Kind.BEGUN.value, msgspec.json.encode(begun))
-        await self._log.append([entry], work=work)
+        await self._log.append([entry, *beside], work=work)
         self._runner.wake()
         return run_id
 

@@ -109,7 +109,7 @@ async def main(message: ServerBoot, words: Words) -> None:
     ]
     if message.number == 0:
         work += [service.platform.follow, service.platform.examine_log]
-        work.append(service.retention.keep_up)
+        work += [retention.keep_up for retention in service.retentions]
     tasks = [asyncio.create_task(lasting(each, events, clock)) for each in work]
     try:
         await server.serve(sockets=[listening])
