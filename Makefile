@@ -5,18 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := requirements/dev.txt requirements/minilm.txt
 
-.PHONY: up check test setup lock postgres
+.PHONY: up check test setup lock servers
 up: setup
 	@$(BIN)/murmurate up
 
-check: setup postgres
+check: setup servers
 	@$(BIN)/ruff format --check src tests benchmarks models
 	@$(BIN)/ruff check src tests benchmarks models
 	@$(BIN)/lint-imports
 	@$(BIN)/basedpyright
 	@$(BIN)/python -m pytest -q -m "not e2e"
 
-test: setup postgres
+test: setup servers
 	@$(BIN)/python -m pytest
 
 setup: $(STAMP)
@@ -29,11 +29,13 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The tests start a PostgreSQL of their own; a machine that has its programs is not asked.
-postgres:
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
-		echo "installing PostgreSQL for the tests"; \
-		apt-get update -q && apt-get install -y -q --no-install-recommends postgresql; }
+# The tests start servers of their own (and RUNLEVEL=1 lets the packages start none); a machine that has
+# the programs is not asked.
+servers:
+	@{ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; } \
+		&& command -v curl >/dev/null && PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { \
+		echo "installing PostgreSQL, nginx and curl for the tests"; \
+		apt-get update -q && RUNLEVEL=1 apt-get install -y -q --no-install-recommends postgresql nginx-light curl; }
 
 # Pin again: edit pyproject.toml, then `make lock`.
 lock:

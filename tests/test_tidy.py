@@ -49,6 +49,10 @@ COVERED_ELSEWHERE = {
     "adapters/sqlite/sharing.py": "tests/adapters/test_sqlite_sharing.py",
     "adapters/sqlite/works.py": "tests/ports/test_log.py",
     "adapters/sqlite/writer.py": "tests/adapters/test_sqlite_log.py",
+    # Templates, filled in beside them; and the command that prints them.
+    "deploy/envoy.py": "tests/deploy/test_edge_proxy.py",
+    "deploy/nginx.py": "tests/deploy/test_edge_proxy.py",
+    "cli/deploy.py": "tests/deploy/test_edge_proxy.py, tests/e2e/test_edge_proxy.py",
     # A copy has two ends: all are tested by the command.
     "adapters/log_checksums.py": "tests/ports/test_log.py, tests/adapters/test_sqlite_log.py",
     "adapters/log_copy.py": "tests/cli/test_log.py",

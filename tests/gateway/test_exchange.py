@@ -1,6 +1,7 @@
 """Reading within bounds, and noticing a client that leaves."""
 
 import asyncio
+import gzip
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -240,3 +241,42 @@ async def no_more() -> MutableMapping[str, Any]:
 
 def scope() -> MutableMapping[str, Any]:
     return {"type": "http", "method": "POST", "path": "/", "headers": []}
+
+
+LARGE = b'{"a": "b"}' * 100
+
+
+def answered(body: bytes, accepted: bytes | None) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body that a client gets, with a bound of 500 bytes."""
+    headers = [] if accepted is None else [(b"accept-encoding", accepted)]
+    scope = {"method": "GET", "path": "/", "headers": headers}
+    call = Call([])
+    asyncio.run(Exchange(scope, call.receive, call.send, compress_bytes_min=500).answer(200, body))
+    return call.answer.headers, call.answer.body
+
+
+def test_a_large_answer_is_compressed_where_the_client_takes_that() -> None:
+    headers, body = answered(LARGE, b"gzip")
+    assert gzip.decompress(body) == LARGE
+    assert headers["content-encoding"] == "gzip"
+    assert headers["content-length"] == str(len(body))
+    assert headers["vary"] == "accept-encoding"
+
+
+def test_a_very_large_answer_is_compressed_beside_the_loop() -> None:
+    headers, body = answered(LARGE * 1000, b"gzip")
+    assert gzip.decompress(body) == LARGE * 1000
+    assert headers["content-encoding"] == "gzip"
+
+
+def test_others_get_it_as_it_is() -> None:
+    headers, body = answered(LARGE, None)
+    assert body == LARGE
+    assert "content-encoding" not in headers
+    assert headers["vary"] == "accept-encoding"  # a cache between must know
+
+
+def test_a_small_answer_is_never_compressed() -> None:
+    headers, body = answered(LARGE[:499], b"gzip")
+    assert body == LARGE[:499]
+    assert set(headers) == {"content-type", "content-length"}

@@ -217,6 +217,7 @@ def examines(town: Town) -> None:
 
 CASES: dict[str, Callable[[Town], None] | str] = {
     "up": "starts a service of its own and asks none",
+    "deploy edge-proxy": "prints a text made of the configuration and asks no service",
     "ask": asks,
     "chat": chats,
     "ingest": ingests,

@@ -25,6 +25,7 @@ COMMANDS = {
     "backup": "murmurate.cli.backup",
     "restore": "murmurate.cli.backup",
     "log": "murmurate.cli.log",
+    "deploy": "murmurate.cli.deploy",
     "doctor": "murmurate.cli.doctor",
 }
 

@@ -117,4 +117,5 @@ def limits_of(config: Config) -> Limits:
         body_s=config.http.body_s,
         write_s=config.http.unread_s,
         bodies_bytes_max=config.http.bodies_bytes_max,
+        compress_bytes_min=config.http.compress_bytes_min,
     )

@@ -60,6 +60,9 @@ class HttpConfig(Section, frozen=True):
     """Seconds for the body; slower gets status 408."""
     bodies_bytes_max: Annotated[int, Meta(ge=1024**2)] = 256 * 1024**2
     """The bodies of all requests under way together; more get status 503."""
+    compress_bytes_min: Count = 16 * 1024
+    """Whole answers from this size on are compressed, by zstd or gzip, where the client takes that;
+    streams never are."""
     unread_s: Amount = 30.0
     """How long an answer may lie unread; then its client counts as gone."""
     keep_alive_s: Amount = 75.0

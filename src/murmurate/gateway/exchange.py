@@ -13,6 +13,7 @@ from murmurate.core.errors import (
     OverloadedError,
     RequestTimeoutError,
 )
+from murmurate.gateway.coding import AT_ONCE_BYTES, chosen, compressed
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -26,6 +27,8 @@ LINES = (b"content-type", b"application/x-ndjson")
 BODIES_BYTES_MAX = 256 * 1024 * 1024
 BODY_S_MAX = 30.0
 WRITE_S_MAX = 30.0
+COMPRESS_BYTES_MIN = 16 * 1024
+VARY = (b"vary", b"accept-encoding")
 MEDIA_TYPES = (b"application/json", b"text/json")
 
 ABORT = "murmurate.abort"
@@ -72,6 +75,7 @@ class Exchange:
         *,
         body_s: float = BODY_S_MAX,
         write_s: float = WRITE_S_MAX,
+        compress_bytes_min: int = COMPRESS_BYTES_MIN,
         room: Room | None = None,
     ) -> None:
         self.method: str = scope["method"]
@@ -90,6 +94,7 @@ class Exchange:
         self._send_unbounded = send
         self._body_s = body_s
         self._write_s = write_s
+        self._compress_bytes_min = compress_bytes_min
         self._room = room or Room()
         self._room_taken = 0
         self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
@@ -144,8 +149,17 @@ class Exchange:
         self._room_taken = 0
 
     async def answer(self, status: int, body: bytes, kind: tuple[bytes, bytes] = JSON) -> None:
-        """Send a whole response."""
-        await self._start(status, [kind, (b"content-length", str(len(body)).encode())])
+        """Send a whole response; a large one compressed, where the client takes that."""
+        headers = [kind]
+        if len(body) >= self._compress_bytes_min:
+            headers.append(VARY)
+            if (coding := chosen(self._in.get(b"accept-encoding"))) is not None:
+                headers.append((b"content-encoding", coding.encode()))
+                if len(body) <= AT_ONCE_BYTES:
+                    body = compressed(body, coding)
+                else:
+                    body = await asyncio.to_thread(compressed, body, coding)
+        await self._start(status, [*headers, (b"content-length", str(len(body)).encode())])
         await self._send({"type": "http.response.body", "body": body})
         self.ended = True
 

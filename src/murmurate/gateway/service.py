@@ -31,6 +31,7 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
     BODIES_BYTES_MAX,
     BODY_S_MAX,
+    COMPRESS_BYTES_MIN,
     EVENTS,
     LINES,
     WRITE_S_MAX,
@@ -68,6 +69,7 @@ class Limits(Frozen, frozen=True):
     body_s: float = BODY_S_MAX
     write_s: float = WRITE_S_MAX
     bodies_bytes_max: int = BODIES_BYTES_MAX
+    compress_bytes_min: int = COMPRESS_BYTES_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,16 @@ class Gateway:
 
     async def __call__(self, scope: asgi.Scope, receive: Receive, send: Send) -> None:
         """Serve one request: every error becomes an answer, every answer is counted."""
-        body_s, write_s = self._limits.body_s, self._limits.write_s
-        exchange = Exchange(scope, receive, send, body_s=body_s, write_s=write_s, room=self._room)
+        limits = self._limits
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            body_s=limits.body_s,
+            write_s=limits.write_s,
+            compress_bytes_min=limits.compress_bytes_min,
+            room=self._room,
+        )
         route = self._route(exchange.path)
         began_s = self._clock.now_s()
         self._in_flight += 1

@@ -1,0 +1,1 @@
+"""Configuration of other programs, made of our own: text out, nothing else."""
