@@ -227,7 +227,7 @@ class Gateway:
         if exchange.streams not in {EVENTS, LINES}:
             exchange.cut()
         form = error_event if exchange.streams == EVENTS else error_line
-        await exchange.write(form(error))
+        await exchange.write((exchange.last_words or form)(error))
         await exchange.end()
 
     def _admit(self, caller: Caller) -> None:

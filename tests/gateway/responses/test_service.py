@@ -265,6 +265,22 @@ def test_a_client_that_leaves_stops_the_model_and_nothing_is_stored(stream: bool
     assert kept(asyncio.run(story())) == []
 
 
+def test_a_stream_whose_key_ends_breaks_off_in_its_own_form() -> None:
+    async def story() -> None:
+        house = House(Saying(Text("first"), asyncio.Event()))
+        body = b'{"model":"tiny","input":"hi","stream":true}'
+        call, served = house.start("POST", "/v1/responses", body)
+        await until(lambda: b"first" in call.answer.body)
+        house.keys.drop("key_1")
+        await served
+        *_, trouble, failed = call.answer.told()
+        assert (trouble["type"], trouble["code"]) == ("error", "invalid_api_key")
+        assert failed["type"] == "response.failed"
+        assert failed["sequence_number"] == trouble["sequence_number"] + 1
+
+    asyncio.run(story())
+
+
 # Sessions.
 
 

@@ -119,6 +119,18 @@ def test_one_in_the_background_goes_with_its_run_and_not_before_its_end() -> Non
     run(story)
 
 
+def test_one_whose_run_was_forgotten_is_gone_too() -> None:
+    async def story() -> None:
+        shelf = Shelf()
+        await shelf.put(1, background=True)
+        shelf.runs.ids.clear()
+        shelf.runs.begun.clear()
+        with pytest.raises(NotFoundError, match=r"any more: its run was forgotten"):
+            await shelf.store.find("a", name(1))
+
+    run(story)
+
+
 # What a response continues.
 
 

@@ -48,6 +48,7 @@ class Following:
         working = msgspec.structs.replace(accepted, status="in_progress")
         async with aclosing(self._runs.events(tenant, run_id)) as news:
             await anext(news)  # its beginning, or `NotFoundError` before status 200
+            exchange.last_words = _last_words
             await exchange.open(EVENTS)
             await _write(exchange, [Created(0, accepted), Queued(1, accepted)], after)
             in_progress: list[Event] = [InProgress(2, working)]
@@ -57,9 +58,10 @@ class Following:
                     in_progress = []
                 run = await self._runs.show(tenant, run_id)
                 await _write(exchange, ending_of(accepted, run), after)
-            except MurmurateError as error:  # it goes on: only we can't read on
-                await exchange.write(frames([trouble_of(FIRST, error)]))
-        await exchange.write(DONE)
+            except MurmurateError as error:
+                await exchange.write(_last_words(error))
+            else:
+                await exchange.write(DONE)
         await exchange.end()
 
 
@@ -74,6 +76,11 @@ def ending_of(accepted: Resource, run: RunView) -> list[Event]:
         except EngineFailedError as error:
             events.append(output.trouble(error))
     return [*events, *output.ending(current(accepted, run))]
+
+
+def _last_words(error: MurmurateError) -> bytes:
+    """Return how a stream ends that breaks off; its response goes on, so nothing has failed."""
+    return frames([trouble_of(FIRST, error)]) + DONE
 
 
 async def _write(exchange: Exchange, events: list[Event], after: int) -> None:

@@ -241,6 +241,10 @@ class Output:
         """Return the event of an error; what it ends is told by `ending`."""
         return trouble_of(self._next(), error)
 
+    def last_words(self, error: MurmurateError) -> bytes:
+        """Return how a stream ends that breaks off."""
+        return frames([self.trouble(error), *self.ending(self.broken(error))]) + DONE
+
     @property
     def _part(self) -> tuple[str, int, int]:
         """The place of the open message's only part."""

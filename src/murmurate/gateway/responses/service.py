@@ -137,6 +137,7 @@ class Responses:
         async with aclosing(self._answer(asked.request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
             name_session(exchange, asked.request)
+            exchange.last_words = output.last_words
             await exchange.open(EVENTS)
             await exchange.write(frames(output.opening()))
             try:
@@ -149,11 +150,11 @@ class Responses:
             except MurmurateError as error:
                 span.note(error=error.code)
                 self._log.event("stream.broken", code=error.code)
-                response = output.broken(error)
                 with suppress(MurmurateError):  # the client hears of the error that came first
-                    await self._keep(asked, response)
-                await exchange.write(frames([output.trouble(error)]))
-            await exchange.write(frames(output.ending(response)) + DONE)
+                    await self._keep(asked, output.broken(error))
+                await exchange.write(output.last_words(error))
+            else:
+                await exchange.write(frames(output.ending(response)) + DONE)
         await exchange.end()
 
     async def _keep(self, asked: Asked, response: Resource) -> None:

@@ -83,7 +83,12 @@ class Store:
         kept = await self.find_accepted(tenant, response_id)
         if not kept.response.background:
             return kept
-        run = await self._runs.show(tenant, run_of(response_id))
+        try:
+            run = await self._runs.show(tenant, run_of(response_id))
+        except NotFoundError as cause:
+            raise NotFoundError(
+                f"there is no response {response_id[:64]!r} any more: its run was forgotten"
+            ) from cause
         return msgspec.structs.replace(kept, response=current(kept.response, run))
 
     async def find_accepted(self, tenant: str, response_id: str) -> Kept:
