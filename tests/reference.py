@@ -41,6 +41,7 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.stored import Stored
+from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.service import Handlers, open_routes, scoped_routes
 from murmurate.gateway.timetable import Timetable
 
@@ -103,6 +104,7 @@ def routes(_: str) -> str:
             Timetable,
             Responses,
             Stored,
+            Talks,
         ),
     )
     merged: dict[Any, list[str]] = {}

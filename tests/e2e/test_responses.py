@@ -244,6 +244,29 @@ def test_a_stored_response_is_retrieved_listed_and_deleted(client: openai.OpenAI
         client.responses.retrieve(made.id)
 
 
+def test_a_conversation_is_kept_by_the_server(client: openai.OpenAI) -> None:
+    conversation = client.conversations.create(items=[says("user", "hi")], metadata={"a": "b"})
+    for asked in ("one", "two"):
+        made = client.responses.create(
+            model="talker", input=asked, conversation=conversation.id, store=False
+        )
+        assert made.conversation is not None
+        assert made.conversation.id == conversation.id
+    items = list(client.conversations.items.list(conversation.id, order="asc", limit=2))
+    words = [item.model_dump()["content"][0]["text"] for item in items]
+    talk = "one two three four five"
+    assert words == ["hi", "one", talk, "two", talk]
+    item_id: Any = items[1].id
+    client.conversations.items.delete(item_id, conversation_id=conversation.id)
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.items.retrieve(item_id, conversation_id=conversation.id)
+    updated = client.conversations.update(conversation.id, metadata={"c": "d"})
+    assert client.conversations.retrieve(conversation.id) == updated
+    assert client.conversations.delete(conversation.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.retrieve(conversation.id)
+
+
 def test_a_wrong_field_is_named_to_the_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="talker", input="hi", tools=[{"type": "web_search"}])

@@ -21,10 +21,12 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.conversations import Conversations
 from murmurate.gateway.responses.following import Following
 from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.store import Store
 from murmurate.gateway.responses.stored import Stored
+from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from tests.fakes import (
@@ -152,6 +154,7 @@ class House:
         requests = Requests(platform=self.platform, ids=ids)
         self.runs.log = self.kept
         self.store = Store(self.kept, runs=self.runs, archive=self.runs)
+        conversations = Conversations(self.kept)
         following = Following(self.runs)
         handlers = Handlers(
             completions=Completions(
@@ -183,6 +186,7 @@ class House:
             responses=Responses(
                 self.model,
                 store=self.store,
+                conversations=conversations,
                 runs=self.runs,
                 following=following,
                 requests=requests,
@@ -193,6 +197,7 @@ class House:
                 log=self.log,
             ),
             stored=Stored(self.store, runs=self.runs, following=following, clock=self.clock),
+            talks=Talks(conversations, store=self.store, ids=ids, body_bytes_max=BODY_BYTES_MAX),
         )
         self.app = Gateway(
             handlers,

@@ -118,6 +118,49 @@ async def input_of_response(town: Town) -> None:
     assert answer.status == 404
 
 
+async def conversation_of_acme(town: Town) -> tuple[str, str]:
+    """Let a tenant have a conversation; return its id and that of its item."""
+    items = [{"role": "user", "content": "remember ACME-WORD"}]
+    made = await town.call("acme", "POST", "/v1/conversations", {"items": items})
+    place = f"/v1/conversations/{made.json()['id']}"
+    [item] = (await town.call("acme", "GET", f"{place}/items")).json()["data"]
+    assert item["content"][0]["text"] == "remember ACME-WORD"
+    return made.json()["id"], item["id"]
+
+
+async def conversations(town: Town) -> None:
+    """Nothing goes on in another tenant's conversation, or begins with its items."""
+    conversation, item = await conversation_of_acme(town)
+    names = (conversation, f"conv_{ABSENT}")
+    body = {"model": "tiny", "input": "go on", "conversation": "{name}"}
+    answer = await town.same("birch", "POST", "/v1/responses", names=names, body=body)
+    assert answer.status == 404
+    made = await town.call("acme", "POST", "/v1/responses", {**body, "conversation": names[0]})
+    assert "ACME-WORD" in made.body.decode()
+    said = made.json()["output"][0]["id"]
+    names = (said, f"msg_{ABSENT}_0")
+    begin: dict[str, Any] = {"items": [{"type": "item_reference", "id": "{name}"}]}
+    answer = await town.same("birch", "POST", "/v1/conversations", names=names, body=begin)
+    assert (answer.status, answer.error["param"]) == (404, "items[0].id")
+    assert item not in answer.body.decode()
+
+
+def of_conversation(method: str, behind: str = "", body: dict[str, Any] | None = None) -> Case:
+    """Return the case of a route that names a conversation, and perhaps an item of it."""
+
+    async def case(town: Town) -> None:
+        conversation, item = await conversation_of_acme(town)
+        place = "/v1/conversations/{name}" + behind.replace("ITEM", item)
+        names = (conversation, f"conv_{ABSENT}")
+        answer = await town.same("birch", method, place, names=names, body=body)
+        assert answer.status == 404
+        shown = await town.call("acme", "GET", f"/v1/conversations/{conversation}/items")
+        assert "ACME-WORD" in shown.body.decode()
+        assert len(shown.json()["data"]) == 1
+
+    return case
+
+
 async def embeddings(town: Town) -> None:
     """Nothing is kept of them; the trace is the asker's."""
     body = {"model": "minilm", "input": "ACME-WORD"}
@@ -361,6 +404,16 @@ CASES: dict[tuple[str, str], Case] = {
     ("DELETE", "/v1/responses/{id}"): deleted_response,
     ("POST", "/v1/responses/{id}/cancel"): cancelled_response,
     ("GET", "/v1/responses/{id}/input_items"): input_of_response,
+    ("POST", "/v1/conversations"): conversations,
+    ("GET", "/v1/conversations/{id}"): of_conversation("GET"),
+    ("POST", "/v1/conversations/{id}"): of_conversation("POST", body={"metadata": {"a": "b"}}),
+    ("DELETE", "/v1/conversations/{id}"): of_conversation("DELETE"),
+    ("POST", "/v1/conversations/{id}/items"): of_conversation(
+        "POST", "/items", {"items": [{"role": "user", "content": "hi"}]}
+    ),
+    ("GET", "/v1/conversations/{id}/items"): of_conversation("GET", "/items"),
+    ("GET", "/v1/conversations/{id}/items/{item}"): of_conversation("GET", "/items/ITEM"),
+    ("DELETE", "/v1/conversations/{id}/items/{item}"): of_conversation("DELETE", "/items/ITEM"),
     ("POST", "/v1/embeddings"): embeddings,
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,

@@ -12,10 +12,12 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.conversations import Conversations
 from murmurate.gateway.responses.following import Following
 from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.store import Store
 from murmurate.gateway.responses.stored import Stored
+from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.service import Gateway, Handlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.jobs.replay import Replays
@@ -43,7 +45,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     requests = Requests(platform=inside.platform, ids=outside.ids)
-    responses, stored = responses_of(config, outside, inside, requests=requests)
+    responses, stored, talks = responses_of(config, outside, inside, requests=requests)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -73,6 +75,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         timetable=Timetable(inside.schedules),
         responses=responses,
         stored=stored,
+        talks=talks,
     )
     return Gateway(
         handlers,
@@ -89,23 +92,28 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
 
 def responses_of(
     config: Config, outside: Outside, inside: Inside, *, requests: Requests
-) -> tuple[Responses, Stored]:
-    """Return who answers in items, and who is asked for what was stored of that."""
+) -> tuple[Responses, Stored, Talks]:
+    """Return who answers in items, who has what was stored of that, and who keeps conversations."""
     store = Store(outside.log, runs=inside.runs, archive=inside.archive)
+    conversations = Conversations(outside.log)
     following = Following(inside.runs)
+    body_bytes_max = config.server.body_bytes_max
     responses = Responses(
         inside.runs,
         store=store,
+        conversations=conversations,
         runs=inside.runs,
         following=following,
         requests=requests,
-        body_bytes_max=config.server.body_bytes_max,
+        body_bytes_max=body_bytes_max,
         clock=outside.clock,
         ids=outside.ids,
         meter=inside.metrics,
         log=outside.events,
     )
-    return responses, Stored(store, runs=inside.runs, following=following, clock=outside.clock)
+    stored = Stored(store, runs=inside.runs, following=following, clock=outside.clock)
+    talks = Talks(conversations, store=store, ids=outside.ids, body_bytes_max=body_bytes_max)
+    return responses, stored, talks
 
 
 def limits_of(config: Config) -> Limits:

@@ -48,6 +48,7 @@ from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.stored import Stored
+from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
@@ -84,6 +85,7 @@ class Handlers:
     timetable: Timetable
     responses: Responses
     stored: Stored
+    talks: Talks
 
 
 class Gateway:
@@ -282,7 +284,7 @@ def open_routes(management: Management) -> Mapping[str, OpenHandler]:
 def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
     management, administration = handlers.management, handlers.administration
-    background, stored = handlers.background, handlers.stored
+    background, stored, talks = handlers.background, handlers.stored, handlers.talks
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
         Route("POST", "/v1/responses", Scope.CHAT, handlers.responses.create),
@@ -290,6 +292,14 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("DELETE", "/v1/responses/{id}", Scope.CHAT, stored.forget),
         Route("POST", "/v1/responses/{id}/cancel", Scope.CHAT, stored.cancel),
         Route("GET", "/v1/responses/{id}/input_items", Scope.CHAT, stored.input_items),
+        Route("POST", "/v1/conversations", Scope.CHAT, talks.begin),
+        Route("GET", "/v1/conversations/{id}", Scope.CHAT, talks.show),
+        Route("POST", "/v1/conversations/{id}", Scope.CHAT, talks.update),
+        Route("DELETE", "/v1/conversations/{id}", Scope.CHAT, talks.forget),
+        Route("POST", "/v1/conversations/{id}/items", Scope.CHAT, talks.add),
+        Route("GET", "/v1/conversations/{id}/items", Scope.CHAT, talks.listing),
+        Route("GET", "/v1/conversations/{id}/items/{item}", Scope.CHAT, talks.item),
+        Route("DELETE", "/v1/conversations/{id}/items/{item}", Scope.CHAT, talks.drop),
         Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),

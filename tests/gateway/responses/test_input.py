@@ -21,10 +21,10 @@ from tests.gateway.responses.test_body import body
 
 
 def test_a_text_is_a_users_message() -> None:
-    assert items_of(body(), "1") == [
+    assert items_of(body().input, "1") == [
         MessageItem("msg_1_i0", "completed", "user", (InputText("hi"),))
     ]
-    assert items_of(body(input=None), "1") == []
+    assert items_of(None, "1") == []
 
 
 def test_a_message_needs_no_type_and_its_content_may_be_pieces() -> None:
@@ -35,7 +35,7 @@ def test_a_message_needs_no_type_and_its_content_may_be_pieces() -> None:
                 {"role": "system", "content": "so"},
                 {"type": "message", "role": "user", "content": pieces, "status": "completed"},
             ]
-        ),
+        ).input,
         "1",
     )
     assert first == MessageItem("msg_1_i0", "completed", "system", (InputText("so"),))
@@ -64,7 +64,7 @@ def test_what_a_response_put_out_can_be_put_in_again() -> None:
         "content": [{"type": "reasoning_text", "text": "let me see"}],
         "encrypted_content": "abc",
     }
-    assert items_of(body(input=[said, call, result, pieces, thought]), "1") == [
+    assert items_of(body(input=[said, call, result, pieces, thought]).input, "1") == [
         MessageItem("msg_x_0", "completed", "assistant", (OutputText("no"), Refusal("never"))),
         CallItem("fc_x", "c", "f", "{}", "completed"),
         ResultItem("fco_1_i2", "c", "4", "completed"),
@@ -75,7 +75,7 @@ def test_what_a_response_put_out_can_be_put_in_again() -> None:
 
 def test_a_reference_is_the_id_of_an_item() -> None:
     given = [{"type": "item_reference", "id": "msg_x_0"}, {"id": "msg_x_1"}]
-    assert items_of(body(input=given), "1") == ["msg_x_0", "msg_x_1"]
+    assert items_of(body(input=given).input, "1") == ["msg_x_0", "msg_x_1"]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,6 @@ def test_a_reference_is_the_id_of_an_item() -> None:
 )
 def test_an_item_that_lacks_something_says_where(item: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequestError) as refused:
-        items_of(body(input=[item]), "1")
+        items_of(body(input=[item]).input, "1")
     assert refused.value.param == param
     assert refused.value.detail.startswith(param)

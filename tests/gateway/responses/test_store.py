@@ -18,6 +18,7 @@ from murmurate.gateway.responses.store import (
     Store,
     current,
     deltas_of,
+    entry_of,
     run_of,
     stream_of,
 )
@@ -42,7 +43,7 @@ class Shelf:
     async def put(self, number: int, *, words: str = "", **fields: Any) -> str:
         """Store a response; its number stands at the end of its id."""
         kept = told(number, words=words, **fields)
-        await self.store.keep("a", kept)
+        await self.store.keep([entry_of("a", kept)])
         if kept.response.background:
             self.runs.ids.append(run_of(kept.response.id))
             self.runs.begun.append((REQUEST, 0))

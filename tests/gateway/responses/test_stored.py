@@ -6,10 +6,9 @@ import pytest
 
 from murmurate.core.errors import RunOverError
 from murmurate.core.types import Text
-from murmurate.gateway.responses.stored import CANCEL_LOOK_S, CANCEL_LOOKS, page
+from murmurate.gateway.responses.stored import CANCEL_LOOK_S, CANCEL_LOOKS
 from tests.fakes import DONE, FakeAnswer, FakeRun, Saying
 from tests.gateway.client import Answer, House, run
-from tests.gateway.responses.test_store import told
 
 ABSENT = "resp_" + "0" * 26
 
@@ -77,11 +76,6 @@ def test_only_one_in_the_background_is_followed() -> None:
         ("?stream=true&starting_after=-1", "starting_after"),
         ("?stream=true&starting_after=x", "starting_after"),
         ("?stream=true&starting_after=" + "9" * 5000, "starting_after"),
-        ("/input_items?limit=0", "limit"),
-        ("/input_items?limit=101", "limit"),
-        ("/input_items?limit=%C2%B2", "limit"),
-        ("/input_items?order=up", "order"),
-        ("/input_items?after=msg_none", "after"),
     ],
 )
 def test_a_wrong_parameter_is_named(query: str, param: str) -> None:
@@ -128,30 +122,3 @@ def test_the_newest_input_comes_first_unless_the_client_says_otherwise() -> None
         assert listed["first_id"] == listed["data"][0]["id"]
         assert listed["last_id"] == listed["data"][2]["id"]
         assert listed["has_more"] is False
-
-
-def test_input_comes_in_pages() -> None:
-    house, place = house_with(*says(*(str(number) for number in range(45))))
-    seen: list[str] = []
-    after, pages = "", 0
-    while True:
-        listed = house.get(f"{place}/input_items?order=asc{after}").json()
-        seen += [it["content"][0]["text"] for it in listed["data"]]
-        pages += 1
-        if not listed["has_more"]:
-            break
-        after = f"&after={listed['last_id']}"
-    assert seen == [str(number) for number in range(45)]
-    assert pages == 3
-
-
-def test_an_empty_page_has_no_ids() -> None:
-    items = told(1).input
-    empty = page(items, items[0].id, 20)
-    assert empty == {
-        "object": "list",
-        "data": (),
-        "first_id": None,
-        "last_id": None,
-        "has_more": False,
-    }

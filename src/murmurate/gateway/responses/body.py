@@ -21,6 +21,7 @@ LOGPROBS = "message.output_text.logprobs"
 Words = Annotated[str, Meta(max_length=512)]
 Key = Annotated[str, Meta(min_length=1, max_length=64)]
 Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
+Metadata = Annotated[dict[Key, Words], Meta(max_length=16)]
 Tier = Literal["auto", "default", "flex", "scale", "priority", "batch"]
 BATCH_TIERS: tuple[Tier, ...] = ("flex", "batch")
 Include = Literal[
@@ -107,6 +108,12 @@ class StreamBody(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
+class ConversationBody(msgspec.Struct):
+    """The conversation that a response belongs to."""
+
+    id: Id
+
+
 class ResponseBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of `POST /v1/responses`."""
 
@@ -114,6 +121,7 @@ class ResponseBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     input: str | Annotated[list[ItemBody], Meta(max_length=ITEMS_MAX)] | None = None
     instructions: str | None = None
     previous_response_id: Id | None = None
+    conversation: Id | ConversationBody | None = None
     tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChoiceBody | None = None
     parallel_tool_calls: bool | None = None
@@ -125,7 +133,7 @@ class ResponseBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     max_output_tokens: Count | None = None
-    metadata: Annotated[dict[Key, Words], Meta(max_length=16)] | None = None
+    metadata: Metadata | None = None
     include: list[Include] | None = None
     store: bool | None = None
     background: bool | None = None
@@ -143,6 +151,20 @@ class ResponseBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 def check(body: ResponseBody) -> None:
     """Refuse what is well-formed and can't be had here, by its name."""
+    _check_tools(body)
+    _check_place(body)
+    if body.top_logprobs or LOGPROBS in (body.include or ()):
+        field = "top_logprobs" if body.top_logprobs else "include"
+        raise refused(field, "log probabilities are not given out here")
+    form = body.text.format if body.text is not None else None
+    if form is not None and form.type == "json_schema":
+        for field, value in (("name", form.name), ("schema", form.schema)):
+            if value is None:
+                raise refused(f"text.format.{field}", "expected for a json_schema")
+    allowed(body)
+
+
+def _check_tools(body: ResponseBody) -> None:
     for index, tool in enumerate(body.tools or ()):
         if tool.type != "function":
             raise refused(
@@ -152,17 +174,16 @@ def check(body: ResponseBody) -> None:
             )
         if tool.name is None:
             raise refused(f"tools[{index}].name", "expected the function's name")
-    if body.top_logprobs or LOGPROBS in (body.include or ()):
-        field = "top_logprobs" if body.top_logprobs else "include"
-        raise refused(field, "log probabilities are not given out here")
+
+
+def _check_place(body: ResponseBody) -> None:
+    """Refuse what can't be worked on, or kept, as it is asked for."""
     if body.background and body.store is False:
         raise refused("store", "a response in the background is stored: leave `store` out")
-    form = body.text.format if body.text is not None else None
-    if form is not None and form.type == "json_schema":
-        for field, value in (("name", form.name), ("schema", form.schema)):
-            if value is None:
-                raise refused(f"text.format.{field}", "expected for a json_schema")
-    allowed(body)
+    if body.conversation is not None and body.previous_response_id is not None:
+        raise refused("conversation", "it continues `previous_response_id` already: leave one out")
+    if body.conversation is not None and body.background:
+        raise refused("conversation", "a response in the background belongs to none here")
 
 
 def refused(field: str, why: str) -> BadRequestError:

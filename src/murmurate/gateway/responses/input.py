@@ -1,6 +1,6 @@
 """The input of a request as items: checked, and each with an id by which it can be found. Pure."""
 
-from murmurate.gateway.responses.body import ItemBody, PartBody, ResponseBody, need, refused
+from murmurate.gateway.responses.body import ItemBody, PartBody, need, refused
 from murmurate.gateway.responses.items import (
     CallItem,
     Content,
@@ -17,15 +17,16 @@ from murmurate.gateway.responses.items import (
 )
 
 
-def items_of(body: ResponseBody, suffix: str) -> list[Item | str]:
+def items_of(
+    given: str | list[ItemBody] | None, suffix: str, *, field: str = "input"
+) -> list[Item | str]:
     """Return the input as items; a text stands for the id of an item that is referred to."""
-    given = body.input
     if given is None:
         return []
     if isinstance(given, str):
         given = [ItemBody(role="user", content=given)]
     return [
-        _item(item, f"input[{index}]", f"{suffix}_i{index}") for index, item in enumerate(given)
+        _item(item, f"{field}[{index}]", f"{suffix}_i{index}") for index, item in enumerate(given)
     ]
 
 

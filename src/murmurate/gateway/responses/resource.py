@@ -64,6 +64,12 @@ class Reasoning(Frozen, frozen=True):
     summary: str | None = None
 
 
+class Reference(Frozen, frozen=True):
+    """What a response belongs to."""
+
+    id: str
+
+
 class Resource(Frozen, frozen=True, kw_only=True):
     """A response as clients see it.
 
@@ -103,6 +109,7 @@ class Resource(Frozen, frozen=True, kw_only=True):
     usage: Tokens | None = None
     user: str | None
     metadata: dict[str, str]
+    conversation: Reference | None = None
 
 
 def tokens_of(usage: Usage) -> Tokens:

@@ -1,5 +1,6 @@
 """`POST /v1/responses`: plain, streamed, and in the background."""
 
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from murmurate.gateway.measured import Measured
 from murmurate.gateway.ports import Meter, Runs
 from murmurate.gateway.requests import Question, Requests, name_session
 from murmurate.gateway.responses.body import BATCH_TIERS, ResponseBody, check
+from murmurate.gateway.responses.conversations import Conversations, Talk, added
 from murmurate.gateway.responses.following import Following
 from murmurate.gateway.responses.input import items_of
 from murmurate.gateway.responses.items import Item, messages_of
@@ -41,6 +43,7 @@ class Responses:
         model: Model,
         *,
         store: Store,
+        conversations: Conversations,
         runs: Runs,
         following: Following,
         requests: Requests,
@@ -52,6 +55,7 @@ class Responses:
     ) -> None:
         self._answer = Measured(model, clock=clock, meter=meter).answer
         self._store = store
+        self._conversations = conversations
         self._runs = runs
         self._following = following
         self._requests = requests
@@ -83,15 +87,17 @@ class Responses:
         check(body)
         self._requests.check_model(caller, body.model)
         session = self._requests.session(exchange)
-        if session is not None and body.previous_response_id is not None:
-            raise BadRequestError(
-                "previous_response_id: the request continues a session already",
-                param="previous_response_id",
-            )
+        for field in ("previous_response_id", "conversation"):
+            if session is not None and getattr(body, field) is not None:
+                raise BadRequestError(
+                    f"{field}: the request continues a session already", param=field
+                )
         response = opened(body, self._ids.new("resp"), self._clock.unix_ms() // 1000)
-        given = items_of(body, response.id.partition("_")[2])
-        items = await self._store.resolved(caller.tenant, given)
-        before = await self._store.history(caller.tenant, response)
+        given = items_of(body.input, response.id.partition("_")[2])
+        before, talk = await self._before(caller.tenant, response)
+        items = await self._store.resolved(caller.tenant, given, near=before)
+        if talk is not None:
+            self._conversations.check_room(talk, items)
         question = Question(
             model=body.model,
             messages=messages_of(
@@ -106,6 +112,14 @@ class Responses:
         )
         request = self._requests.asking(exchange, caller, question, span)
         return Asked(request, response, tuple(items))
+
+    async def _before(self, tenant: str, response: Resource) -> tuple[Sequence[Item], Talk | None]:
+        """Return the items that a response continues, and the conversation it belongs to."""
+        if response.conversation is None:
+            return await self._store.history(tenant, response), None
+        talk = await self._conversations.read(tenant, response.conversation.id)
+        may_cut = response.truncation == "auto"
+        return self._conversations.history(talk, may_cut=may_cut), talk
 
     async def _submit(self, exchange: Exchange, asked: Asked, *, follow: bool) -> None:
         """Begin a run, and store the response that it works on in the same append."""
@@ -158,8 +172,17 @@ class Responses:
         await exchange.end()
 
     async def _keep(self, asked: Asked, response: Resource) -> None:
-        if response.store:
-            await self._store.keep(asked.request.tenant, Kept(response, asked.input))
+        """Store a response that has ended, and what it adds to its conversation, in one append.
+
+        One that has failed adds nothing: it may be asked again.
+        """
+        tenant = asked.request.tenant
+        entries = [entry_of(tenant, Kept(response, asked.input))] if response.store else []
+        if response.conversation is not None and response.status != "failed":
+            turn = [*asked.input, *response.output]
+            entries.append(added(tenant, response.conversation.id, turn))
+        if entries:
+            await self._store.keep(entries)
 
 
 def _output_of(asked: Asked) -> Output:

@@ -74,9 +74,9 @@ class Store:
         self._chain_max = chain_max
         self._chain_bytes_max = chain_bytes_max
 
-    async def keep(self, tenant: str, kept: Kept) -> None:
-        """Store a response that has ended; it is durable when this returns."""
-        await self._log.append([entry_of(tenant, kept)])
+    async def keep(self, entries: Sequence[Entry]) -> None:
+        """Store what became of a response, all in one; it is durable when this returns."""
+        await self._log.append(entries)
 
     async def find(self, tenant: str, response_id: str) -> Kept:
         """Return a response as it is now, or `NotFoundError`."""
@@ -155,25 +155,36 @@ class Store:
             )
         return kept
 
-    async def resolved(self, tenant: str, items: Sequence[Item | str]) -> list[Item]:
-        """Return items, those of stored responses in the place of their ids."""
+    async def resolved(
+        self,
+        tenant: str,
+        items: Sequence[Item | str],
+        *,
+        near: Sequence[Item] = (),
+        field: str = "input",
+    ) -> list[Item]:
+        """Return items, those of stored responses in the place of their ids; or those `near`."""
         known: dict[str, dict[str, Item]] = {}
+        at_hand = {item.id: item for item in near}
         found: list[Item] = []
         for index, item in enumerate(items):
             if not isinstance(item, str):
                 found.append(item)
+                continue
+            if item in at_hand:
+                found.append(at_hand[item])
                 continue
             named = _ITEM_ID.fullmatch(item)
             suffix = named[1] if named else ""
             if named and suffix not in known:
                 if len(known) == self._chain_max:
                     raise BadRequestError(
-                        f"input: refers to items of more than {self._chain_max} responses",
-                        param="input",
+                        f"{field}: refers to items of more than {self._chain_max} responses",
+                        param=field,
                     )
                 known[suffix] = await self._items(tenant, f"resp_{suffix}")
             if item not in known.get(suffix, {}):
-                where = f"input[{index}].id"
+                where = f"{field}[{index}].id"
                 raise NotFoundError(f"{where}: there is no item {item[:64]!r}", param=where)
             found.append(known[suffix][item])
         return found

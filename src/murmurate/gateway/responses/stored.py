@@ -1,6 +1,5 @@
 """What can be asked of a stored response: itself, its input, its end, that it be forgotten."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 
 from murmurate.core.clock import Clock
@@ -10,12 +9,10 @@ from murmurate.core.types import Caller
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.ports import Runs
 from murmurate.gateway.responses.following import Following
-from murmurate.gateway.responses.items import Item
+from murmurate.gateway.responses.pages import asked_page, whole_of
 from murmurate.gateway.responses.resource import ENDED, Resource
 from murmurate.gateway.responses.store import Store, run_of
 
-LISTED = 20
-LISTED_MAX = 100
 CANCEL_LOOKS = 10
 """A cancellation is heard within half a second: so often, each 0.2 s, we look whether it was."""
 CANCEL_LOOK_S = 0.2
@@ -39,7 +36,7 @@ class Stored:
         del span
         response_id = _id(exchange)
         if _flag(exchange, "stream"):
-            after = _whole(exchange, "starting_after", default=-1, most=2**31)
+            after = whole_of(exchange, "starting_after", default=-1, most=2**31)
             accepted = (await self._store.find_accepted(caller.tenant, response_id)).response
             if not accepted.background:
                 raise BadRequestError(
@@ -94,29 +91,7 @@ class Stored:
         """
         del span
         kept = await self._store.find_accepted(caller.tenant, _id(exchange))
-        limit = _whole(exchange, "limit", default=LISTED, least=1, most=LISTED_MAX)
-        order = exchange.query("order") or "desc"
-        if order not in {"asc", "desc"}:
-            raise BadRequestError(f"order = {order[:20]!r}: expected asc or desc", param="order")
-        items = kept.input if order == "asc" else kept.input[::-1]
-        await exchange.answer_json(200, page(items, exchange.query("after"), limit))
-
-
-def page(items: Sequence[Item], after: str | None, limit: int) -> dict[str, object]:
-    """Return a page of items in OpenAI's form. `BadRequestError`: there is no item `after`."""
-    start = 0
-    if after is not None:
-        start = next((n for n, item in enumerate(items, 1) if item.id == after), 0)
-        if not start:
-            raise BadRequestError(f"after: there is no item {after[:64]!r}", param="after")
-    shown = items[start : start + limit]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0].id if shown else None,
-        "last_id": shown[-1].id if shown else None,
-        "has_more": start + limit < len(items),
-    }
+        await exchange.answer_json(200, asked_page(exchange, kept.input))
 
 
 def _id(exchange: Exchange) -> str:
@@ -128,14 +103,3 @@ def _flag(exchange: Exchange, name: str) -> bool:
     if given in {"false", "true"}:
         return given == "true"
     raise BadRequestError(f"{name} = {given[:20]!r}: expected true or false", param=name)
-
-
-def _whole(exchange: Exchange, name: str, *, default: int, most: int, least: int = 0) -> int:
-    given = exchange.query(name)
-    if given is None:
-        return default
-    if not given.isascii() or not given.isdigit() or not least <= int(given[:12]) <= most:
-        raise BadRequestError(
-            f"{name} = {given[:20]!r}: expected a number from {least} to {most}", param=name
-        )
-    return int(given)

@@ -13,7 +13,7 @@ from murmurate.gateway.responses.body import (
     ResponseBody,
     allowed,
 )
-from murmurate.gateway.responses.resource import FunctionTool, Reasoning, Resource
+from murmurate.gateway.responses.resource import FunctionTool, Reasoning, Reference, Resource
 
 
 def tools_of(body: ResponseBody) -> tuple[Tool, ...]:
@@ -125,7 +125,13 @@ def opened(body: ResponseBody, response_id: str, created_at: int) -> Resource:
         truncation=body.truncation or "disabled",
         user=body.user,
         metadata=body.metadata or {},
+        conversation=_belongs(body),
     )
+
+
+def _belongs(body: ResponseBody) -> Reference | None:
+    given = body.conversation
+    return Reference(given) if isinstance(given, str) else given and Reference(given.id)
 
 
 def _shown_text(body: ResponseBody) -> dict[str, Any]:
