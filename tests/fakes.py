@@ -413,6 +413,9 @@ class FakePlatform:
     def chat_models(self, tenant: str) -> Sequence[str]:
         return [*self.chats, *self.own_chats.get(tenant, ())]
 
+    def model_of(self, name: str) -> str:
+        return {"assistant": "tiny"}.get(name, name)
+
     async def readiness(self) -> Readiness:
         parts = {"model tiny": "ready" if self.ready else "not reachable"}
         return Readiness(self.ready, parts, self.parts_here)

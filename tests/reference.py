@@ -39,6 +39,7 @@ from murmurate.gateway.administration import Administration
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
+from murmurate.gateway.responses.compaction import Compaction
 from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.responses.talks import Talks
@@ -105,6 +106,7 @@ def routes(_: str) -> str:
             Responses,
             Stored,
             Talks,
+            Compaction,
         ),
     )
     merged: dict[Any, list[str]] = {}

@@ -267,6 +267,17 @@ def test_a_conversation_is_kept_by_the_server(client: openai.OpenAI) -> None:
         client.conversations.retrieve(conversation.id)
 
 
+def test_a_conversation_is_compacted(client: openai.OpenAI) -> None:
+    asked = [says("user", "hi"), says("assistant", "hello"), says("user", "how are you?")]
+    compacted = client.responses.compact(model="talker", input=asked)
+    assert [item.type for item in compacted.output] == ["message", "message", "compaction"]
+    assert compacted.usage.total_tokens > 0
+    # The client has no type for a user's message in an output, as OpenAI itself gives it.
+    items: Any = [it.model_dump(exclude_none=True, warnings=False) for it in compacted.output]
+    response = client.responses.create(model="talker", input=[*items, says("user", "and now?")])
+    assert checked(response).status == "completed"
+
+
 def test_a_wrong_field_is_named_to_the_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="talker", input="hi", tools=[{"type": "web_search"}])

@@ -21,6 +21,7 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.compaction import Compaction
 from murmurate.gateway.responses.conversations import Conversations
 from murmurate.gateway.responses.following import Following
 from murmurate.gateway.responses.service import Responses
@@ -198,6 +199,15 @@ class House:
             ),
             stored=Stored(self.store, runs=self.runs, following=following, clock=self.clock),
             talks=Talks(conversations, store=self.store, ids=ids, body_bytes_max=BODY_BYTES_MAX),
+            compaction=Compaction(
+                self.model,
+                store=self.store,
+                requests=requests,
+                body_bytes_max=BODY_BYTES_MAX,
+                clock=self.clock,
+                ids=ids,
+                meter=self.meter,
+            ),
         )
         self.app = Gateway(
             handlers,

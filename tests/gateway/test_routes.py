@@ -28,6 +28,7 @@ TABLE = Routes(
 EXPECTED = {
     ("POST", "/v1/chat/completions"): Scope.CHAT,
     ("POST", "/v1/responses"): Scope.CHAT,
+    ("POST", "/v1/responses/compact"): Scope.CHAT,
     ("GET", "/v1/responses/{id}"): Scope.CHAT,
     ("DELETE", "/v1/responses/{id}"): Scope.CHAT,
     ("POST", "/v1/responses/{id}/cancel"): Scope.CHAT,

@@ -81,6 +81,18 @@ async def responses(town: Town) -> None:
     assert "ACME-WORD" in (await town.call("acme", "POST", "/v1/responses", mine)).body.decode()
 
 
+async def compacted(town: Town) -> None:
+    """Nor is it shortened by others, or by another's agent's model."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    body = {"model": "tiny", "previous_response_id": "{name}"}
+    answer = await town.same("birch", "POST", "/v1/responses/compact", names=names, body=body)
+    assert (answer.status, answer.error["param"]) == (404, "previous_response_id")
+    body = {"model": "{name}", "input": "hi"}
+    names = ("planner", "nobodys")
+    answer = await town.same("birch", "POST", "/v1/responses/compact", names=names, body=body)
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+
+
 async def shown_response(town: Town) -> None:
     """A response is not shown to others, nor followed, wherever it was made."""
     for background in (False, True):
@@ -400,6 +412,7 @@ async def metrics(town: Town) -> None:
 CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/chat/completions"): chats,
     ("POST", "/v1/responses"): responses,
+    ("POST", "/v1/responses/compact"): compacted,
     ("GET", "/v1/responses/{id}"): shown_response,
     ("DELETE", "/v1/responses/{id}"): deleted_response,
     ("POST", "/v1/responses/{id}/cancel"): cancelled_response,

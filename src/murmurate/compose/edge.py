@@ -12,6 +12,7 @@ from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.compaction import Compaction
 from murmurate.gateway.responses.conversations import Conversations
 from murmurate.gateway.responses.following import Following
 from murmurate.gateway.responses.service import Responses
@@ -45,7 +46,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
     requests = Requests(platform=inside.platform, ids=outside.ids)
-    responses, stored, talks = responses_of(config, outside, inside, requests=requests)
+    responses, stored, talks, compaction = responses_of(config, outside, inside, requests=requests)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -76,6 +77,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         responses=responses,
         stored=stored,
         talks=talks,
+        compaction=compaction,
     )
     return Gateway(
         handlers,
@@ -92,8 +94,8 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
 
 def responses_of(
     config: Config, outside: Outside, inside: Inside, *, requests: Requests
-) -> tuple[Responses, Stored, Talks]:
-    """Return who answers in items, who has what was stored of that, and who keeps conversations."""
+) -> tuple[Responses, Stored, Talks, Compaction]:
+    """Return who answers in items, and who keeps, gathers and shortens what was said."""
     store = Store(outside.log, runs=inside.runs, archive=inside.archive)
     conversations = Conversations(outside.log)
     following = Following(inside.runs)
@@ -113,7 +115,16 @@ def responses_of(
     )
     stored = Stored(store, runs=inside.runs, following=following, clock=outside.clock)
     talks = Talks(conversations, store=store, ids=outside.ids, body_bytes_max=body_bytes_max)
-    return responses, stored, talks
+    compaction = Compaction(
+        inside.runs,
+        store=store,
+        requests=requests,
+        body_bytes_max=body_bytes_max,
+        clock=outside.clock,
+        ids=outside.ids,
+        meter=inside.metrics,
+    )
+    return responses, stored, talks, compaction
 
 
 def limits_of(config: Config) -> Limits:

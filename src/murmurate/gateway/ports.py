@@ -61,6 +61,10 @@ class Platform(Protocol):
         """
         ...
 
+    def model_of(self, name: str) -> str:
+        """Return the model behind a name that chats: an agent's own, or the one of that name."""
+        ...
+
     async def readiness(self) -> Readiness:
         """Return what /readyz says."""
         ...

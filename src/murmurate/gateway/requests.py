@@ -74,6 +74,11 @@ class Requests:
                 f"no chat model {model!r} is served here; there are: {known}", param="model"
             )
 
+    def model_of(self, caller: Caller, name: str) -> str:
+        """Return the model behind a name; `ModelUnknownError` as in `check_model`."""
+        self.check_model(caller, name)
+        return self._platform.model_of(name)
+
     def session(self, exchange: Exchange) -> SessionRef | None:
         """Return the session that the request's header names, or a new one."""
         header = exchange.header(b"x-murmurate-session")

@@ -46,6 +46,7 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
+from murmurate.gateway.responses.compaction import Compaction
 from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.responses.talks import Talks
@@ -86,6 +87,7 @@ class Handlers:
     responses: Responses
     stored: Stored
     talks: Talks
+    compaction: Compaction
 
 
 class Gateway:
@@ -288,6 +290,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
         Route("POST", "/v1/responses", Scope.CHAT, handlers.responses.create),
+        Route("POST", "/v1/responses/compact", Scope.CHAT, handlers.compaction.compact),
         Route("GET", "/v1/responses/{id}", Scope.CHAT, stored.show),
         Route("DELETE", "/v1/responses/{id}", Scope.CHAT, stored.forget),
         Route("POST", "/v1/responses/{id}/cancel", Scope.CHAT, stored.cancel),

@@ -8,6 +8,7 @@ from murmurate.core.errors import BadRequestError
 from murmurate.gateway.responses.input import items_of
 from murmurate.gateway.responses.items import (
     CallItem,
+    CompactionItem,
     InputText,
     MessageItem,
     OutputText,
@@ -64,12 +65,14 @@ def test_what_a_response_put_out_can_be_put_in_again() -> None:
         "content": [{"type": "reasoning_text", "text": "let me see"}],
         "encrypted_content": "abc",
     }
-    assert items_of(body(input=[said, call, result, pieces, thought]).input, "1") == [
+    short = {"type": "compaction", "encrypted_content": "c28="}
+    assert items_of(body(input=[said, call, result, pieces, thought, short]).input, "1") == [
         MessageItem("msg_x_0", "completed", "assistant", (OutputText("no"), Refusal("never"))),
         CallItem("fc_x", "c", "f", "{}", "completed"),
         ResultItem("fco_1_i2", "c", "4", "completed"),
         ResultItem("fco_1_i3", "c", (InputText("4"),), "completed"),
         ReasoningItem("rs_x", (SummaryText("hm"),), (ReasoningText("let me see"),), "abc"),
+        CompactionItem.of("cmp_1_i5", "so"),
     ]
 
 
@@ -100,6 +103,10 @@ def test_a_reference_is_the_id_of_an_item() -> None:
             "input[0].output[0].type",
         ),
         ({"type": "item_reference"}, "input[0].id"),
+        ({"type": "compaction"}, "input[0].encrypted_content"),
+        ({"type": "compaction", "encrypted_content": "gAAA!"}, "input[0].encrypted_content"),
+        ({"type": "compaction", "encrypted_content": "/w=="}, "input[0].encrypted_content"),
+        ({"type": "compaction", "encrypted_content": "木"}, "input[0].encrypted_content"),
     ],
 )
 def test_an_item_that_lacks_something_says_where(item: dict[str, Any], param: str) -> None:

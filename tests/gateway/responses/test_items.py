@@ -17,6 +17,7 @@ from murmurate.core.types import (
 )
 from murmurate.gateway.responses.items import (
     CallItem,
+    CompactionItem,
     Content,
     InputText,
     Item,
@@ -102,8 +103,16 @@ def test_a_result_may_answer_a_call_of_the_session_that_is_continued() -> None:
     assert message.parts == (ResultPart("c1", "noon", Origin(OriginKind.TOOL)),)
 
 
+def test_a_summary_is_the_models_word() -> None:
+    shortened = CompactionItem.of("cmp_1", "Alice asked for 木.")
+    assert shortened.text == "Alice asked for 木."
+    first, second = messages_of(None, [shortened, HI])
+    assert first.parts == (model("What was said before, in short:\nAlice asked for 木."),)
+    assert second == user("hi")
+
+
 def test_items_are_read_as_they_were_written() -> None:
     thought = ReasoningItem("rs_1", (SummaryText("hm"),))
-    items: list[Item] = [HI, CALL, RESULT, thought]
+    items: list[Item] = [HI, CALL, RESULT, thought, CompactionItem.of("cmp_1", "so")]
     again = [msgspec.json.decode(bytes(raw), type=Item) for raw in encoded(items)]
     assert again == items

@@ -49,8 +49,10 @@ class Shelf:
             self.runs.begun.append((REQUEST, 0))
         return kept.response.id
 
-    def history(self, **fields: Any) -> Coroutine[Any, Any, list[Item]]:
-        return self.store.history("a", opened(body(**fields), "resp_new", 7))
+    def history(
+        self, last: str | None, *, may_cut: bool = False
+    ) -> Coroutine[Any, Any, list[Item]]:
+        return self.store.history("a", last, may_cut=may_cut)
 
 
 def name(number: int) -> str:
@@ -140,9 +142,9 @@ def test_a_chain_is_told_from_its_beginning() -> None:
         shelf = Shelf()
         await shelf.put(1)
         await shelf.put(2, previous_response_id=name(1))
-        items = await shelf.history(previous_response_id=name(2))
+        items = await shelf.history(name(2))
         assert words_of(items) == ["question 1", "so", "question 2", "so"]
-        assert await shelf.history() == []
+        assert await shelf.history(None) == []
 
     run(story)
 
@@ -152,12 +154,12 @@ def test_a_gap_in_a_chain_is_named_or_with_truncation_where_it_begins() -> None:
         shelf = Shelf()
         await shelf.put(2, previous_response_id=name(1))
         with pytest.raises(NotFoundError, match=f"{name(1)}', which {name(2)} continues") as gone:
-            await shelf.history(previous_response_id=name(2))
+            await shelf.history(name(2))
         assert gone.value.param == "previous_response_id"
-        items = await shelf.history(previous_response_id=name(2), truncation="auto")
+        items = await shelf.history(name(2), may_cut=True)
         assert words_of(items) == ["question 2", "so"]
         with pytest.raises(NotFoundError):
-            await shelf.history(previous_response_id=name(1), truncation="auto")
+            await shelf.history(name(1), may_cut=True)
 
     run(story)
 
@@ -169,10 +171,10 @@ def test_a_chain_has_a_length_and_a_size(bound: dict[str, int]) -> None:
         await shelf.put(1)
         await shelf.put(2, previous_response_id=name(1))
         await shelf.put(3, previous_response_id=name(2))
-        assert len(await shelf.history(previous_response_id=name(2))) == 4
+        assert len(await shelf.history(name(2))) == 4
         with pytest.raises(BadRequestError, match="goes back over more than"):
-            await shelf.history(previous_response_id=name(3))
-        items = await shelf.history(previous_response_id=name(3), truncation="auto")
+            await shelf.history(name(3))
+        items = await shelf.history(name(3), may_cut=True)
         assert words_of(items) == ["question 2", "so", "question 3", "so"]
 
     run(story)
@@ -183,10 +185,10 @@ def test_nothing_continues_what_is_still_worked_on() -> None:
         shelf = Shelf()
         await shelf.put(1, background=True)
         with pytest.raises(BadRequestError, match="still worked on"):
-            await shelf.history(previous_response_id=name(1))
+            await shelf.history(name(1))
         answer = FakeAnswer("done")
         shelf.runs.views[run_of(name(1))] = FakeRun("run", "finished", 9_000, answer)
-        items = await shelf.history(previous_response_id=name(1))
+        items = await shelf.history(name(1))
         assert words_of(items) == ["question 1", "done"]
 
     run(story)

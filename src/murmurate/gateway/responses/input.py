@@ -3,6 +3,7 @@
 from murmurate.gateway.responses.body import ItemBody, PartBody, need, refused
 from murmurate.gateway.responses.items import (
     CallItem,
+    CompactionItem,
     Content,
     InputText,
     Item,
@@ -53,13 +54,15 @@ def _item(body: ItemBody, where: str, name: str) -> Item | str:
                 else (),
                 body.encrypted_content,
             )
+        case "compaction":
+            return _compaction(body, where, name)
         case "item_reference":
             return need(body.id, f"{where}.id")
         case other:
             raise refused(
                 f"{where}.type",
-                f"{other[:64]!r}: expected message, function_call, function_call_output, reasoning"
-                " or item_reference",
+                f"{other[:64]!r}: expected message, function_call, function_call_output, reasoning,"
+                " compaction or item_reference",
             )
 
 
@@ -85,6 +88,16 @@ def _result(body: ItemBody, where: str, name: str) -> ResultItem:
         )
     call_id = need(body.call_id, f"{where}.call_id")
     return ResultItem(body.id or f"fco_{name}", call_id, output, "completed")
+
+
+def _compaction(body: ItemBody, where: str, name: str) -> CompactionItem:
+    place = f"{where}.encrypted_content"
+    item = CompactionItem(body.id or f"cmp_{name}", need(body.encrypted_content, place))
+    try:
+        _ = item.text
+    except ValueError as cause:
+        raise refused(place, "this server did not write it") from cause
+    return item
 
 
 def _text(part: PartBody, where: str) -> str:

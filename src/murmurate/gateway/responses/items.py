@@ -3,7 +3,8 @@
 They are encoded as they are: a struct here is the JSON of the specification. Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -127,7 +128,24 @@ class ReasoningItem(Frozen, frozen=True, tag="reasoning"):
     encrypted_content: str | None = None
 
 
-Item = MessageItem | CallItem | ResultItem | ReasoningItem
+class CompactionItem(Frozen, frozen=True, tag="compaction"):
+    """What was said before, in short; see `compaction.py`. It is encoded, and not encrypted."""
+
+    id: str
+    encrypted_content: str
+
+    @classmethod
+    def of(cls, item_id: str, summary: str) -> "CompactionItem":
+        """Return the item of a summary."""
+        return cls(item_id, urlsafe_b64encode(summary.encode()).decode())
+
+    @property
+    def text(self) -> str:
+        """The summary, or `ValueError`: none of ours wrote it."""
+        return b64decode(self.encrypted_content, altchars=b"-_", validate=True).decode()
+
+
+Item = MessageItem | CallItem | ResultItem | ReasoningItem | CompactionItem
 
 
 def messages_of(
@@ -159,8 +177,16 @@ def messages_of(
                     )
                 waiting.pop(item.call_id, None)
                 messages.append(_heard(item, calls))
+            case CompactionItem():
+                messages.append(_shortened(item))
             case ReasoningItem():
                 continue
+    _check_end(messages, waiting)
+    return tuple(messages)
+
+
+def _check_end(messages: Sequence[Message], waiting: Mapping[str, CallPart]) -> None:
+    """Refuse a conversation that leaves the model nothing to say, or calls without results."""
     if waiting:
         raise BadRequestError(
             f"input: there is no function_call_output for the call {next(iter(waiting))[:100]!r}",
@@ -170,7 +196,6 @@ def messages_of(
         raise BadRequestError(
             "input: expected a user's message or a function_call_output at the end", param="input"
         )
-    return tuple(messages)
 
 
 def _said(item: MessageItem) -> Message:
@@ -187,6 +212,12 @@ def _heard(item: ResultItem, calls: Mapping[str, CallPart]) -> Message:
     name = calls[item.call_id].name if item.call_id in calls else None
     part = ResultPart(item.call_id, item.text, Origin(OriginKind.TOOL, name))
     return Message(Role.TOOL, (part,))
+
+
+def _shortened(item: CompactionItem) -> Message:
+    """A model wrote it, perhaps of what stands in documents: it never speaks for anybody else."""
+    words = f"What was said before, in short:\n{item.text}"
+    return Message(Role.ASSISTANT, (TextPart(words, Origin(OriginKind.MODEL)),))
 
 
 def _add_call(messages: list[Message], call: CallPart) -> None:

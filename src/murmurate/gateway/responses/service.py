@@ -115,10 +115,11 @@ class Responses:
 
     async def _before(self, tenant: str, response: Resource) -> tuple[Sequence[Item], Talk | None]:
         """Return the items that a response continues, and the conversation it belongs to."""
-        if response.conversation is None:
-            return await self._store.history(tenant, response), None
-        talk = await self._conversations.read(tenant, response.conversation.id)
         may_cut = response.truncation == "auto"
+        if response.conversation is None:
+            last = response.previous_response_id
+            return await self._store.history(tenant, last, may_cut=may_cut), None
+        talk = await self._conversations.read(tenant, response.conversation.id)
         return self._conversations.history(talk, may_cut=may_cut), talk
 
     async def _submit(self, exchange: Exchange, asked: Asked, *, follow: bool) -> None:

@@ -114,26 +114,26 @@ class Store:
             )
         await self._log.forget(tenant, stream_of(response_id))
 
-    async def history(self, tenant: str, response: Resource) -> list[Item]:
-        """Return the items of the responses that one continues, the oldest first.
+    async def history(self, tenant: str, last: str | None, *, may_cut: bool) -> list[Item]:
+        """Return the items of a response and of those that it continues, the oldest first.
 
-        With `truncation: auto` it goes back as far as it can; else what can't be had, or is too
-        much, is refused.
+        Where it may be cut it goes back as far as it can; else what can't be had, or is too much,
+        is refused.
         """
         chain: list[list[Item]] = []
         size = 0
-        previous = response.previous_response_id
+        previous = last
         while previous is not None:
             try:
                 if len(chain) == self._chain_max:
                     raise _refused(f"goes back over more than {self._chain_max} responses")
-                kept = await self._link(tenant, previous, response.previous_response_id)
+                kept = await self._link(tenant, previous, last)
                 items = [*kept.input, *kept.response.output]
                 size += sum(len(bytes(raw)) for raw in encoded(items))
                 if size > self._chain_bytes_max:
                     raise _refused(f"goes back over more than {self._chain_bytes_max} bytes")
             except (NotFoundError, BadRequestError):
-                if response.truncation == "auto" and chain:
+                if may_cut and chain:
                     break
                 raise
             chain.append(items)
