@@ -278,6 +278,15 @@ def test_a_conversation_is_compacted(client: openai.OpenAI) -> None:
     assert checked(response).status == "completed"
 
 
+def test_a_prompt_is_completed_as_before_there_were_chats(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="talker", prompt="hi")
+    assert whole.choices[0].text == "one two three four five"
+    assert whole.choices[0].finish_reason == "stop"
+    chunks = list(client.completions.create(model="talker", prompt="hi", max_tokens=2, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "one two "
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
 def test_a_wrong_field_is_named_to_the_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="talker", input="hi", tools=[{"type": "web_search"}])

@@ -262,6 +262,9 @@ class House:
     def respond(self, body: Mapping[str, Any] | None = None, **options: Any) -> Answer:
         return self.post("/v1/responses", {**ASK, **(body or {})}, **options)
 
+    def complete(self, **fields: Any) -> Answer:
+        return self.post("/v1/completions", {"model": "tiny", "prompt": "hello", **fields})
+
     def chat(self, body: Mapping[str, Any] | None = None, **options: Any) -> Answer:
         return self.post("/v1/chat/completions", {**HELLO, **(body or {})}, **options)
 

@@ -27,6 +27,7 @@ TABLE = Routes(
 
 EXPECTED = {
     ("POST", "/v1/chat/completions"): Scope.CHAT,
+    ("POST", "/v1/completions"): Scope.CHAT,
     ("POST", "/v1/responses"): Scope.CHAT,
     ("POST", "/v1/responses/compact"): Scope.CHAT,
     ("GET", "/v1/responses/{id}"): Scope.CHAT,

@@ -47,6 +47,24 @@ async def chats(town: Town) -> None:
     assert "ACME-WORD" in again
 
 
+async def completions(town: Town) -> None:
+    """No prompt reaches another tenant's agent, or its session."""
+    body = {"model": "{name}", "prompt": "hi"}
+    names = ("planner", "nobodys")
+    answer = await town.same("birch", "POST", "/v1/completions", names=names, body=body)
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    begun = await town.chat("acme", "remember ACME-WORD", session="new")
+    answer = await town.same(
+        "birch",
+        "POST",
+        "/v1/completions",
+        names=(begun.headers["x-murmurate-session"], f"sess_{ABSENT}"),
+        body={"model": "tiny", "prompt": "hi"},
+        headers={"x-murmurate-session": "{name}"},
+    )
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+
+
 async def response_of_acme(town: Town, **fields: Any) -> str:
     """Let a tenant have a response stored."""
     body = {"model": "tiny", "input": "remember ACME-WORD", **fields}
@@ -411,6 +429,7 @@ async def metrics(town: Town) -> None:
 
 CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/chat/completions"): chats,
+    ("POST", "/v1/completions"): completions,
     ("POST", "/v1/responses"): responses,
     ("POST", "/v1/responses/compact"): compacted,
     ("GET", "/v1/responses/{id}"): shown_response,

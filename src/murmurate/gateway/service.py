@@ -289,6 +289,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     background, stored, talks = handlers.background, handlers.stored, handlers.talks
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
+        Route("POST", "/v1/completions", Scope.CHAT, handlers.completions.complete),
         Route("POST", "/v1/responses", Scope.CHAT, handlers.responses.create),
         Route("POST", "/v1/responses/compact", Scope.CHAT, handlers.compaction.compact),
         Route("GET", "/v1/responses/{id}", Scope.CHAT, stored.show),
