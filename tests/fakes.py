@@ -6,6 +6,7 @@ import selectors
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, TypeVar
 
 from murmurate.adapters.memory import MemoryLog
@@ -379,6 +380,24 @@ class FakeRuns:
             if run_id == known and request.tenant == tenant:
                 return run_id
         raise NotFoundError(f"there is no run {run_id!r}")
+
+
+class FakeLedger:
+    """Notes what it is told, and what sums it is asked for."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, str, Usage | None]] = []
+        self.asked_for: list[tuple[str, str, str, tuple[str, ...]]] = []
+
+    def asked(self, tenant: str, key: str, model: str) -> None:
+        self.noted.append((tenant, key, model, None))
+
+    def used(self, tenant: str, key: str, model: str, usage: Usage) -> None:
+        self.noted.append((tenant, key, model, usage))
+
+    async def sums(self, tenant: str, first: date, last: date, by: Sequence[str]) -> Sequence[Any]:
+        self.asked_for.append((tenant, first.isoformat(), last.isoformat(), tuple(by)))
+        return [{"used": {"requests": 1}}]
 
 
 class FakeSchedules:

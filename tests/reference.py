@@ -43,8 +43,9 @@ from murmurate.gateway.responses.compaction import Compaction
 from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.responses.talks import Talks
-from murmurate.gateway.service import Handlers, open_routes, scoped_routes
+from murmurate.gateway.service import Handlers, ItemHandlers, open_routes, scoped_routes
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -103,10 +104,8 @@ def routes(_: str) -> str:
             Administration,
             Background,
             Timetable,
-            Responses,
-            Stored,
-            Talks,
-            Compaction,
+            ItemHandlers(*cast("tuple[Any, ...]", (Responses, Stored, Talks, Compaction))),
+            Usages,
         ),
     )
     merged: dict[Any, list[str]] = {}

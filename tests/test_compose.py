@@ -165,7 +165,8 @@ def platform(
     )
     documents: Any = Documents(failures)
     journals = NothingKept(outside.log)
-    sessions = compose.chain(CONFIG, outside, documents, Metrics(), journals=journals)
+    book = compose.book_of(CONFIG, outside, tenants=set)
+    sessions = compose.chain(CONFIG, outside, documents, Metrics(), book=book, journals=journals)
     return compose.Platform(CONFIG, outside, sessions, documents), clock, events
 
 

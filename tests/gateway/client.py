@@ -28,12 +28,14 @@ from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.store import Store
 from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.responses.talks import Talks
-from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from tests.fakes import (
     DONE,
     FakeClock,
     FakeEmbedder,
+    FakeLedger,
     FakePlatform,
     FakeRuns,
     FakeSchedules,
@@ -133,6 +135,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
     tracer: RecordingTracer = field(default_factory=RecordingTracer)
@@ -152,7 +155,7 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
-        requests = Requests(platform=self.platform, ids=ids)
+        requests = Requests(platform=self.platform, ledger=self.ledger, ids=ids)
         self.runs.log = self.kept
         self.store = Store(self.kept, runs=self.runs, archive=self.runs)
         conversations = Conversations(self.kept)
@@ -167,7 +170,9 @@ class House:
                 meter=self.meter,
                 log=self.log,
             ),
-            embeddings=Embeddings(self.embedders, body_bytes_max=BODY_BYTES_MAX),
+            embeddings=Embeddings(
+                self.embedders, ledger=self.ledger, body_bytes_max=BODY_BYTES_MAX
+            ),
             management=Management(self.platform, meter=self.meter, body_bytes_max=BODY_BYTES_MAX),
             administration=Administration(
                 self.keys,
@@ -184,30 +189,33 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
-            responses=Responses(
-                self.model,
-                store=self.store,
-                conversations=conversations,
-                runs=self.runs,
-                following=following,
-                requests=requests,
-                body_bytes_max=BODY_BYTES_MAX,
-                clock=self.clock,
-                ids=ids,
-                meter=self.meter,
-                log=self.log,
+            items=ItemHandlers(
+                Responses(
+                    self.model,
+                    store=self.store,
+                    conversations=conversations,
+                    runs=self.runs,
+                    following=following,
+                    requests=requests,
+                    body_bytes_max=BODY_BYTES_MAX,
+                    clock=self.clock,
+                    ids=ids,
+                    meter=self.meter,
+                    log=self.log,
+                ),
+                Stored(self.store, runs=self.runs, following=following, clock=self.clock),
+                Talks(conversations, store=self.store, ids=ids, body_bytes_max=BODY_BYTES_MAX),
+                Compaction(
+                    self.model,
+                    store=self.store,
+                    requests=requests,
+                    body_bytes_max=BODY_BYTES_MAX,
+                    clock=self.clock,
+                    ids=ids,
+                    meter=self.meter,
+                ),
             ),
-            stored=Stored(self.store, runs=self.runs, following=following, clock=self.clock),
-            talks=Talks(conversations, store=self.store, ids=ids, body_bytes_max=BODY_BYTES_MAX),
-            compaction=Compaction(
-                self.model,
-                store=self.store,
-                requests=requests,
-                body_bytes_max=BODY_BYTES_MAX,
-                clock=self.clock,
-                ids=ids,
-                meter=self.meter,
-            ),
+            usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(
             handlers,
@@ -234,12 +242,11 @@ class House:
         sent: dict[str, str | None] = {"host": "127.0.0.1", "authorization": f"Bearer {KEY}"}
         sent |= headers or {}
         call = Call([body] if isinstance(body, bytes) else body)
-        path, _, query = path.partition("?")
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
-            "query_string": query.encode(),
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(k.encode(), v.encode()) for k, v in sent.items() if v is not None],
             "client": (client, 50_000),
         }

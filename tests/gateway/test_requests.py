@@ -9,7 +9,7 @@ from murmurate.core.types import Caller, Lane, Request, Role
 from murmurate.gateway.chat import ChatBody, MessageBody
 from murmurate.gateway.exchange import Exchange
 from murmurate.gateway.requests import Requests, name_session
-from tests.fakes import TRACE, FakePlatform, FakeSpan, ask, seeded_ids
+from tests.fakes import TRACE, FakeLedger, FakePlatform, FakeSpan, ask, seeded_ids
 from tests.gateway.client import Call
 
 CALLER = Caller("key_1", "a", scopes=("chat",), lane=Lane.BATCH)
@@ -30,7 +30,9 @@ def body(text: str = "hello", *, model: str = "tiny", **fields: Any) -> ChatBody
 def made(chat: ChatBody | None = None, /, **headers: str) -> Request:
     """Return the request that a caller's body and headers become."""
     requests = Requests(
-        platform=FakePlatform(own_chats={"a": ["mine"], "b": ["theirs"]}), ids=seeded_ids()
+        platform=FakePlatform(own_chats={"a": ["mine"], "b": ["theirs"]}),
+        ledger=FakeLedger(),
+        ids=seeded_ids(),
     )
     return requests.of(exchange(**headers), CALLER, chat or body(), FakeSpan("x", TRACE, {}))
 

@@ -54,6 +54,7 @@ EXPECTED = {
     ("POST", "/api/runs/{id}/resume"): Scope.RUNS,
     ("POST", "/api/runs/{id}/replay"): Scope.RUNS,
     ("GET", "/api/schedules"): Scope.RUNS,
+    ("GET", "/api/usage"): Scope.USAGE,
     ("GET", "/api/traces/{id}"): Scope.TRACES,
     ("GET", "/api/knowledge"): Scope.KNOWLEDGE,
     ("POST", "/api/ingest"): Scope.INGEST,

@@ -208,6 +208,12 @@ def revokes(town: Town) -> None:
     assert town.run("acme", "keys", "list").exit_code == 0
 
 
+def adds_up(town: Town) -> None:
+    said = town.run("birch", "usage", "--json").said
+    assert json.loads(said)["tenant"] == "birch"
+    town.run("birch", "usage", "--tenant", "acme").refused("operator")
+
+
 def examines(town: Town) -> None:
     said = town.run("birch", "doctor", "--json").said
     assert town.service.url in said
@@ -224,6 +230,7 @@ CASES: dict[str, Callable[[Town], None] | str] = {
     "search": searches,
     "knowledge status": shows_knowledge,
     "trace": traces,
+    "usage": adds_up,
     "runs start": starts_runs,
     "runs list": lists_runs,
     "runs show": shows_runs,

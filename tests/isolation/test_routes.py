@@ -427,6 +427,22 @@ async def metrics(town: Town) -> None:
     await page_without_tenants(town, "/metrics")
 
 
+async def usage(town: Town) -> None:
+    """Nobody reads another tenant's book, but an operator."""
+    for text in ("one", "two"):
+        await town.chat("acme", text)
+    await town.chat("birch", "three")
+    await town.service.book.write()
+    for who, requests in (("acme", 2), ("birch", 1)):
+        answer = (await town.call(who, "GET", "/api/usage?by=")).json()
+        assert answer["tenant"] == who
+        assert [row["used"]["requests"] for row in answer["rows"]] == [requests]
+    refused = await town.same("birch", "GET", "/api/usage?tenant={name}", names=("acme", "nobody"))
+    assert refused.status == 403
+    seen = (await town.call("operator", "GET", "/api/usage?by=&tenant=acme")).json()
+    assert seen["rows"][0]["used"]["requests"] == 2
+
+
 CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/chat/completions"): chats,
     ("POST", "/v1/completions"): completions,
@@ -449,6 +465,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/embeddings"): embeddings,
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,
+    ("GET", "/api/usage"): usage,
     ("GET", "/api/sessions/{id}"): session,
     ("POST", "/api/runs"): new_run,
     ("GET", "/api/runs"): runs,

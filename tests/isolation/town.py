@@ -218,12 +218,11 @@ class Town:
         if who is not None:
             sent["authorization"] = f"Bearer {who if who.startswith('mur_') else f'mur_{who}'}"
         call = Call([b"" if body is None else json.dumps(body).encode()])
-        path, _, query = path.partition("?")
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
-            "query_string": query.encode(),
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
             "client": ("127.0.0.1", 50_000),
         }

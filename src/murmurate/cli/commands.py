@@ -22,6 +22,7 @@ COMMANDS = {
     "runs": "murmurate.cli.runs",
     "replay": "murmurate.cli.replay",
     "keys": "murmurate.cli.keys",
+    "usage": "murmurate.cli.usage",
     "backup": "murmurate.cli.backup",
     "restore": "murmurate.cli.backup",
     "log": "murmurate.cli.log",

@@ -1,6 +1,6 @@
 """What people would rather look at than read: progress and trees."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -146,11 +146,17 @@ def when(unix_ms: int | None) -> str:
     return f"{datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows below their heads, each as wide as it is: a cut cell could not be copied."""
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[str] = ()
+) -> None:
+    """Print rows below their heads, each as wide as it is: a cut cell could not be copied.
+
+    Columns whose heads are among `numbers` end on the right.
+    """
     made = Table(*heads, box=None, pad_edge=False, header_style="bold")
     for column in made.columns:
         column.no_wrap = True
+        column.justify = "right" if column.header in numbers else "left"
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, markup=False, width=TABLE_CELLS_MAX)

@@ -21,6 +21,7 @@ from murmurate.compose.path import agent_policy, chain, plain_policy, watch_cach
 from murmurate.compose.platform import Platform
 from murmurate.compose.wiring import (
     Service,
+    book_of,
     collections_of,
     errands_of,
     hooks_of,
@@ -41,6 +42,7 @@ __all__ = [
     "Traces",
     "Workers",
     "agent_policy",
+    "book_of",
     "chain",
     "close",
     "collections_of",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from murmurate.accounts.service import Book
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
@@ -19,8 +20,9 @@ from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.store import Store
 from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.responses.talks import Talks
-from murmurate.gateway.service import Gateway, Handlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.retention import Retention
 from murmurate.jobs.schedules import Schedules
@@ -36,6 +38,7 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    book: Book
     metrics: Metrics
     archive: Retention
 
@@ -45,8 +48,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     limits = limits_of(config)
     body_bytes_max = config.server.body_bytes_max
     embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=inside.platform, ids=outside.ids)
-    responses, stored, talks, compaction = responses_of(config, outside, inside, requests=requests)
+    requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
     handlers = Handlers(
         completions=Completions(
             inside.runs,
@@ -57,7 +59,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             meter=inside.metrics,
             log=outside.events,
         ),
-        embeddings=Embeddings(embedders, body_bytes_max=body_bytes_max),
+        embeddings=Embeddings(embedders, ledger=inside.book, body_bytes_max=body_bytes_max),
         management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
         administration=Administration(
             opened.keys,
@@ -74,10 +76,8 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
-        responses=responses,
-        stored=stored,
-        talks=talks,
-        compaction=compaction,
+        items=items_of(config, outside, inside, requests=requests),
+        usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
     return Gateway(
         handlers,
@@ -92,10 +92,10 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
     )
 
 
-def responses_of(
+def items_of(
     config: Config, outside: Outside, inside: Inside, *, requests: Requests
-) -> tuple[Responses, Stored, Talks, Compaction]:
-    """Return who answers in items, and who keeps, gathers and shortens what was said."""
+) -> ItemHandlers:
+    """Return who answers in items."""
     store = Store(outside.log, runs=inside.runs, archive=inside.archive)
     conversations = Conversations(outside.log)
     following = Following(inside.runs)
@@ -124,7 +124,7 @@ def responses_of(
         ids=outside.ids,
         meter=inside.metrics,
     )
-    return responses, stored, talks, compaction
+    return ItemHandlers(responses, stored, talks, compaction)
 
 
 def limits_of(config: Config) -> Limits:

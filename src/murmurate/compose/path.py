@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from murmurate.accounts.service import Book
 from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
@@ -29,23 +30,16 @@ def chain(
     collections: Collections,
     metrics: Metrics,
     *,
+    book: Book,
     journals: Journals,
 ) -> Sessions:
     """Return the request path. Outermost what a client meets first, innermost the engines."""
-
-    def metered(request: Request, usage: Usage) -> None:
-        metrics.tokens(request.model, usage.tokens_in, usage.tokens_out)
-
     clock, tracer = outside.clock, outside.tracer
     cache = config.cache
     store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
-    queue = QueueLimits(config.router.urgent_queue_max, config.router.batch_queue_max)
-    tools = built_in(collections, outside.sandbox, tracer)
-    backends = _backends(config, outside)
-    routed = Routed(backends, queue=queue, clock=clock, tracer=tracer, on_usage=metered)
-    for name in backends:
-        watch_load(metrics, routed, name)
     watch_cache(metrics, store)
+    tools = built_in(collections, outside.sandbox, tracer)
+    routed = routed_by(config, outside, metrics, book)
 
     def cached(below: Model, policy: Policy) -> Cached:
         def but_no_replay(request: Request) -> str | None:
@@ -72,6 +66,25 @@ def chain(
         tracer=tracer,
         writer=outside.runner[-8:],
     )
+
+
+def routed_by(config: Config, outside: Outside, metrics: Metrics, book: Book) -> Routed:
+    """Return the router over all engines; what they use is counted and written into the book."""
+
+    def metered(request: Request, usage: Usage) -> None:
+        metrics.tokens(request.model, usage.tokens_in, usage.tokens_out)
+        book.used(request.tenant, request.key, request.model, usage)
+
+    routed = Routed(
+        _backends(config, outside),
+        queue=QueueLimits(config.router.urgent_queue_max, config.router.batch_queue_max),
+        clock=outside.clock,
+        tracer=outside.tracer,
+        on_usage=metered,
+    )
+    for name in outside.engines:
+        watch_load(metrics, routed, name)
+    return routed
 
 
 def _backends(config: Config, outside: Outside) -> dict[str, Backend]:

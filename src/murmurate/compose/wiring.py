@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from murmurate.accounts.prices import Price
+from murmurate.accounts.service import Book
 from murmurate.compose.edge import Inside, gateway
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
@@ -42,6 +44,7 @@ class Service:
     errands: Sequence[Errands]
     schedules: Schedules
     retentions: Sequence[Retention | ResponseRetention]
+    book: Book
     metrics: Metrics
     outside: Outside
     opened: OpenedKeys
@@ -52,7 +55,8 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     metrics = Metrics()
     collections = collections_of(config, outside)
     journals = OpenJournals(outside.log)
-    sessions = chain(config, outside, collections, metrics, journals=journals)
+    book = book_of(config, outside, tenants=opened.tenants)
+    sessions = chain(config, outside, collections, metrics, book=book, journals=journals)
     runner = Runner(
         sessions,
         journals,
@@ -80,23 +84,29 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
-    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
-    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    watch(metrics, runner, book, platform)
     retention = retention_of(config, outside, tenants=opened.tenants)
-    inside = Inside(platform, runs, replays, schedules, metrics, retention)
-    app = gateway(config, outside, opened, inside)
+    inside = Inside(platform, runs, replays, schedules, book, metrics, retention)
     return Service(
-        app,
+        gateway(config, outside, opened, inside),
         platform,
         collections,
         runner,
         errands,
         schedules,
         (retention, response_retention_of(config, outside, tenants=opened.tenants)),
+        book,
         metrics,
         outside,
         opened,
     )
+
+
+def watch(metrics: Metrics, runner: Runner, book: Book, platform: Platform) -> None:
+    """Show what can be seen from outside of the parts that only count."""
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
+    metrics.watch("murmurate_usage_lost", "Notes of usage without room.", lambda: book.lost)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
 
 
 def collections_of(config: Config, outside: Outside) -> Collections:
@@ -107,6 +117,24 @@ def collections_of(config: Config, outside: Outside) -> Collections:
         clock=outside.clock,
         tracer=outside.tracer,
         sources={name: source_of(k) for name, k in config.knowledge.items()},
+    )
+
+
+def book_of(config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]) -> Book:
+    """Return who notes what is used, and what it costs."""
+    prices = {
+        name: Price.of_a_million(model.input_price, model.output_price, model.cached_input_price)
+        for name, model in config.models.items()
+    }
+    embeddings = config.embeddings
+    prices[embeddings.name] = Price.of_a_million(embeddings.input_price, 0)
+    return Book(
+        prices,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_days=config.accounts.kept_days,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
     )
 
 

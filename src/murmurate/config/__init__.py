@@ -34,6 +34,7 @@ from murmurate.config.references import (
     webhook_keys,
 )
 from murmurate.config.sections import (
+    AccountsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "TENANT_FIRST",
     "TENANT_NAME",
     "TOOLS",
+    "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
     "CacheConfig",

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from murmurate.config.sections import Amount, Count, Memory, Section
+from murmurate.config.sections import Amount, Count, Memory, Price, Section
 
 EMBEDDER_NAME = "minilm"
 CONTEXT_TOKENS = 4096
@@ -56,6 +56,12 @@ class ModelConfig(Section, frozen=True):
     """For `llama.cpp`: how many threads it computes with. [all cores, at most 8]"""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     """Used where a request names none; at 0 answers are exact and can be cached. [the engine's]"""
+    input_price: Price = 0.0
+    """What a million tokens read cost, in `accounts.currency`."""
+    cached_input_price: Price | None = None
+    """What a million of them cost where the engine had read them before. [as much]"""
+    output_price: Price = 0.0
+    """What a million tokens written cost."""
     first_token_s: Amount = 60.0
     """How long the first token may take before the engine counts as dead."""
     stall_s: Amount = 30.0
@@ -94,6 +100,8 @@ class EmbeddingsConfig(Section, frozen=True):
     """As for a model."""
     proxy: str | None = None
     """As for a model."""
+    input_price: Price = 0.0
+    """What a million tokens cost, in `accounts.currency`."""
     batch_texts: Annotated[int, Meta(ge=1, le=2048)] = 64
     """For `openai`: how many texts one request carries at most."""
     timeout_s: Amount = 30.0

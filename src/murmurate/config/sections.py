@@ -11,6 +11,8 @@ Room = Annotated[int, Meta(ge=0)]
 Memory = Annotated[int, Meta(ge=32 * 1024**2, le=2**62)]
 Amount = Annotated[float, Meta(gt=0, le=1e9)]  # an upper end, as TOML has `inf` and `nan`
 
+Price = Annotated[float, Meta(ge=0, le=1e6)]
+
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all sections.
@@ -164,6 +166,15 @@ class WebhooksConfig(Section, frozen=True):
     requests with `webhook` get status 400."""
     secrets: dict[str, str] = msgspec.field(default_factory=dict)
     """The same for other tenants, each with a secret of its own: `{ acme = "env:ACME_HOOKS" }`."""
+
+
+class AccountsConfig(Section, frozen=True):
+    """The book of what tenants used, and what it cost."""
+
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] = "USD"
+    """The currency of all prices, in three letters."""
+    kept_days: Annotated[int, Meta(ge=1, le=3_660)] = 400
+    """How long the book goes back."""
 
 
 class LimitConfig(Section, frozen=True):

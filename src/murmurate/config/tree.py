@@ -7,6 +7,7 @@ import msgspec
 from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, ScheduleConfig
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
+    AccountsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -61,6 +62,7 @@ class Config(Section, frozen=True):
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
     responses: ResponsesConfig = ResponsesConfig()
+    accounts: AccountsConfig = AccountsConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -78,6 +80,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "router": RouterConfig,
     "runs": RunsConfig,
     "responses": ResponsesConfig,
+    "accounts": AccountsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,

@@ -130,6 +130,8 @@ class Request(Frozen, frozen=True, kw_only=True):
     id: str
     tenant: str
     model: str
+    key: str = ""
+    """The key that asks; empty where none does, as for a schedule."""
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     sampling: Sampling = Sampling()

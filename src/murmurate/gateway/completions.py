@@ -13,7 +13,7 @@ from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
 from murmurate.gateway.legacy import CompletionBody, TextEncoder, prompt_of, sampling_of
 from murmurate.gateway.measured import Measured
-from murmurate.gateway.ports import Meter
+from murmurate.gateway.ports import Ledger, Meter
 from murmurate.gateway.requests import Question, Requests, name_session
 from murmurate.gateway.validate import decode
 
@@ -122,8 +122,11 @@ def wants_usage(options: StreamOptions | None) -> bool:
 class Embeddings:
     """`POST /v1/embeddings`."""
 
-    def __init__(self, embedders: Mapping[str, Embedder], *, body_bytes_max: int) -> None:
+    def __init__(
+        self, embedders: Mapping[str, Embedder], *, ledger: Ledger, body_bytes_max: int
+    ) -> None:
         self._embedders = embedders
+        self._ledger = ledger
         self._body_bytes_max = body_bytes_max
 
     async def embeddings(self, exchange: Exchange, caller: Caller, span: Span) -> None:
@@ -131,7 +134,6 @@ class Embeddings:
 
         The embedder is `minilm` (384 numbers, English), or the model of `[embeddings]`.
         """
-        del caller
         body = decode(await exchange.body(self._body_bytes_max), EmbeddingsBody)
         texts = texts_of(body)
         embedder = self._embedders.get(body.model)
@@ -142,9 +144,12 @@ class Embeddings:
                 param="model",
             )
         span.note(model=body.model, texts=len(texts))
+        place = (caller.tenant, caller.key_id, body.model)
+        self._ledger.asked(*place)
 
         async def embed() -> None:
             made = await embedder.embed(texts)
+            self._ledger.used(*place, Usage(made.tokens, 0))
             await exchange.answer(200, encode(body, made.vectors, made.tokens))
 
         await exchange.while_connected(embed())

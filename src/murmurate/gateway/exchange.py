@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, NoReturn
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -106,10 +106,9 @@ class Exchange:
         """Return a request header (`name` in lower case)."""
         return self._in.get(name)
 
-    def query(self, name: str) -> str | None:
-        """Return a parameter of the URL's query; of several with that name, the first."""
-        found = parse_qs(self._query.decode("latin-1"), keep_blank_values=True).get(name)
-        return found[0] if found else None
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the URL; of one that is given twice, the last."""
+        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body.

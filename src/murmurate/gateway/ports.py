@@ -1,6 +1,7 @@
 """What the gateway needs of the rest, besides the `Model` below it."""
 
 from collections.abc import AsyncGenerator, Sequence
+from datetime import date
 from typing import Any, Protocol
 
 import msgspec
@@ -96,6 +97,25 @@ class Platform(Protocol):
         """Read the folders of the tenant's collections again; yield progress. Both empty: all.
 
         `paths` names collections by what lies in their folders.
+        """
+        ...
+
+
+class Ledger(Protocol):
+    """Notes what is used, and adds it up."""
+
+    def asked(self, tenant: str, key: str, model: str) -> None:
+        """Note a request of a client."""
+        ...
+
+    def used(self, tenant: str, key: str, model: str, usage: Usage) -> object:
+        """Note the tokens of one call."""
+        ...
+
+    async def sums(self, tenant: str, first: date, last: date, by: Sequence[str]) -> Sequence[Any]:
+        """Return what a tenant used from the first day to the last, split.
+
+        `by` are some of `day`, `hour`, `key` and `model`. `BadRequestError`: it would be too much.
         """
         ...
 

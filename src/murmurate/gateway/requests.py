@@ -15,7 +15,7 @@ from murmurate.core.types import (
 )
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
-from murmurate.gateway.ports import Platform
+from murmurate.gateway.ports import Ledger, Platform
 
 
 class Question(Frozen, frozen=True, kw_only=True):
@@ -33,8 +33,9 @@ class Question(Frozen, frozen=True, kw_only=True):
 class Requests:
     """Makes requests for the models that the caller's tenant may use."""
 
-    def __init__(self, *, platform: Platform, ids: Ids) -> None:
+    def __init__(self, *, platform: Platform, ledger: Ledger, ids: Ids) -> None:
         self._platform = platform
+        self._ledger = ledger
         self._ids = ids
 
     def of(self, exchange: Exchange, caller: Caller, body: ChatBody, span: Span) -> Request:
@@ -53,10 +54,11 @@ class Requests:
     def asking(self, exchange: Exchange, caller: Caller, question: Question, span: Span) -> Request:
         """Return the request that asks it. `BadRequestError`: its headers make no sense."""
         lane = question.lane or _lane(exchange.header(b"x-murmurate-lane"), caller.lane)
-        return Request(
+        request = Request(
             id=self._ids.new("req"),
             tenant=caller.tenant,
             model=question.model,
+            key=caller.key_id,
             messages=question.messages,
             tools=question.tools,
             sampling=question.sampling,
@@ -65,6 +67,8 @@ class Requests:
             session=question.session,
             trace=span.ref,
         )
+        self._ledger.asked(caller.tenant, caller.key_id, question.model)
+        return request
 
     def check_model(self, caller: Caller, model: str) -> None:
         """Return when the caller's tenant has a model of that name; else `ModelUnknownError`."""

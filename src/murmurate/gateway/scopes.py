@@ -23,6 +23,8 @@ class Scope(StrEnum):
     RUNS = "runs"
     """Begin runs in the background; see, cancel and resume all runs of its tenant."""
     TRACES = "traces"
+    USAGE = "usage"
+    """See what its tenant has used, and what it cost."""
     KNOWLEDGE = "knowledge"
     INGEST = "ingest"
     ADMIN = "admin"

@@ -53,6 +53,7 @@ from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
 from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.usage import Usages
 
 BUCKETS_MAX = 2 * KEYS_MAX
 CLIENT_GONE = 499
@@ -75,6 +76,16 @@ class Limits(Frozen, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class ItemHandlers:
+    """Who answers in items, and keeps, gathers and shortens what was said."""
+
+    responses: Responses
+    stored: Stored
+    talks: Talks
+    compaction: Compaction
+
+
+@dataclass(frozen=True, slots=True)
 class Handlers:
     """Who answers, by subject."""
 
@@ -84,10 +95,8 @@ class Handlers:
     administration: Administration
     background: Background
     timetable: Timetable
-    responses: Responses
-    stored: Stored
-    talks: Talks
-    compaction: Compaction
+    items: ItemHandlers
+    usages: Usages
 
 
 class Gateway:
@@ -286,24 +295,11 @@ def open_routes(management: Management) -> Mapping[str, OpenHandler]:
 def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
     management, administration = handlers.management, handlers.administration
-    background, stored, talks = handlers.background, handlers.stored, handlers.talks
+    background = handlers.background
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
         Route("POST", "/v1/completions", Scope.CHAT, handlers.completions.complete),
-        Route("POST", "/v1/responses", Scope.CHAT, handlers.responses.create),
-        Route("POST", "/v1/responses/compact", Scope.CHAT, handlers.compaction.compact),
-        Route("GET", "/v1/responses/{id}", Scope.CHAT, stored.show),
-        Route("DELETE", "/v1/responses/{id}", Scope.CHAT, stored.forget),
-        Route("POST", "/v1/responses/{id}/cancel", Scope.CHAT, stored.cancel),
-        Route("GET", "/v1/responses/{id}/input_items", Scope.CHAT, stored.input_items),
-        Route("POST", "/v1/conversations", Scope.CHAT, talks.begin),
-        Route("GET", "/v1/conversations/{id}", Scope.CHAT, talks.show),
-        Route("POST", "/v1/conversations/{id}", Scope.CHAT, talks.update),
-        Route("DELETE", "/v1/conversations/{id}", Scope.CHAT, talks.forget),
-        Route("POST", "/v1/conversations/{id}/items", Scope.CHAT, talks.add),
-        Route("GET", "/v1/conversations/{id}/items", Scope.CHAT, talks.listing),
-        Route("GET", "/v1/conversations/{id}/items/{item}", Scope.CHAT, talks.item),
-        Route("DELETE", "/v1/conversations/{id}/items/{item}", Scope.CHAT, talks.drop),
+        *item_routes(handlers.items),
         Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
@@ -316,6 +312,7 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
         Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
+        Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
         Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
         Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
@@ -325,6 +322,26 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("GET", "/api/keys/{id}", Scope.ADMIN, administration.show),
         Route("DELETE", "/api/keys/{id}", Scope.ADMIN, administration.revoke),
         Route("POST", "/api/keys/{id}/rotate", Scope.ADMIN, administration.rotate),
+    )
+
+
+def item_routes(items: ItemHandlers) -> tuple[Route, ...]:
+    """Return what can be asked in items: responses, and conversations of them."""
+    return (
+        Route("POST", "/v1/responses", Scope.CHAT, items.responses.create),
+        Route("POST", "/v1/responses/compact", Scope.CHAT, items.compaction.compact),
+        Route("GET", "/v1/responses/{id}", Scope.CHAT, items.stored.show),
+        Route("DELETE", "/v1/responses/{id}", Scope.CHAT, items.stored.forget),
+        Route("POST", "/v1/responses/{id}/cancel", Scope.CHAT, items.stored.cancel),
+        Route("GET", "/v1/responses/{id}/input_items", Scope.CHAT, items.stored.input_items),
+        Route("POST", "/v1/conversations", Scope.CHAT, items.talks.begin),
+        Route("GET", "/v1/conversations/{id}", Scope.CHAT, items.talks.show),
+        Route("POST", "/v1/conversations/{id}", Scope.CHAT, items.talks.update),
+        Route("DELETE", "/v1/conversations/{id}", Scope.CHAT, items.talks.forget),
+        Route("POST", "/v1/conversations/{id}/items", Scope.CHAT, items.talks.add),
+        Route("GET", "/v1/conversations/{id}/items", Scope.CHAT, items.talks.listing),
+        Route("GET", "/v1/conversations/{id}/items/{item}", Scope.CHAT, items.talks.item),
+        Route("DELETE", "/v1/conversations/{id}/items/{item}", Scope.CHAT, items.talks.drop),
     )
 
 

@@ -106,10 +106,12 @@ async def main(message: ServerBoot, words: Words) -> None:
         lambda: words.take_over(service, message.gone),
         *(errands.run for errands in service.errands),
         service.schedules.keep,
+        service.book.keep,
     ]
     if message.number == 0:
         work += [service.platform.follow, service.platform.examine_log]
         work += [retention.keep_up for retention in service.retentions]
+        work.append(service.book.keep_tidy)
     tasks = [asyncio.create_task(lasting(each, events, clock)) for each in work]
     try:
         await server.serve(sockets=[listening])
@@ -117,6 +119,8 @@ async def main(message: ServerBoot, words: Words) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(MurmurateError):  # the log is what can't be written
+            await service.book.write()
         await compose.close(service.outside)
         heart.cancel()
 

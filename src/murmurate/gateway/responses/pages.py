@@ -13,10 +13,10 @@ LISTED_MAX = 100
 def asked_page(exchange: Exchange, items: Sequence[Item]) -> dict[str, object]:
     """Return the page of items that `limit`, `after` and `order` ask for; the newest come first."""
     limit = whole_of(exchange, "limit", default=LISTED, least=1, most=LISTED_MAX)
-    order = exchange.query("order") or "desc"
+    order = exchange.query().get("order") or "desc"
     if order not in {"asc", "desc"}:
         raise BadRequestError(f"order = {order[:20]!r}: expected asc or desc", param="order")
-    return page(items if order == "asc" else items[::-1], exchange.query("after"), limit)
+    return page(items if order == "asc" else items[::-1], exchange.query().get("after"), limit)
 
 
 def page(items: Sequence[Item], after: str | None, limit: int) -> dict[str, object]:
@@ -38,7 +38,7 @@ def page(items: Sequence[Item], after: str | None, limit: int) -> dict[str, obje
 
 def whole_of(exchange: Exchange, name: str, *, default: int, most: int, least: int = 0) -> int:
     """Return a whole number of the query, or `default` where it has none."""
-    given = exchange.query(name)
+    given = exchange.query().get(name)
     if given is None:
         return default
     if not given.isascii() or not given.isdigit() or not least <= int(given[:12]) <= most:

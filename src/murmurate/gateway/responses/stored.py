@@ -99,7 +99,7 @@ def _id(exchange: Exchange) -> str:
 
 
 def _flag(exchange: Exchange, name: str) -> bool:
-    given = exchange.query(name) or "false"
+    given = exchange.query().get(name) or "false"
     if given in {"false", "true"}:
         return given == "true"
     raise BadRequestError(f"{name} = {given[:20]!r}: expected true or false", param=name)
