@@ -71,10 +71,11 @@ class Responses:
         `"background": true` the key also needs the scope `runs`.
         """
         body = decode(await exchange.body(self._body_bytes_max), ResponseBody)
+        if body.background:
+            check_scope(caller, Scope.RUNS)
         asked = await self._asked(exchange, caller, body, span)
         span.note(model=body.model, lane=asked.request.lane.value)
         if body.background:
-            check_scope(caller, Scope.RUNS)
             await self._submit(exchange, asked, follow=bool(body.stream))
             return
         answer = self._stream if body.stream else self._whole
