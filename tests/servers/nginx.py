@@ -52,7 +52,7 @@ def serving(folder: Path, included: str, *, port: int) -> Generator[None]:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         deadline_s = time.monotonic() + START_S
-        while not _listens(port):
+        while not listens(port):
             assert time.monotonic() < deadline_s, said.read_text()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.02)
@@ -63,6 +63,7 @@ def serving(folder: Path, included: str, *, port: int) -> Generator[None]:
         process.wait(10)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on the port."""
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -26,7 +26,7 @@ class ExactCache:
     """At most `entries_max` values and `bytes_max` bytes, none older than `ttl_s`."""
 
     def __init__(self, *, ttl_s: float, entries_max: int, bytes_max: int) -> None:
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
         self._entries_max = entries_max
         self._bytes_max = bytes_max
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
@@ -47,12 +47,17 @@ class ExactCache:
         self.counts.hits += 1
         return entry.value
 
-    def put(self, key: bytes, value: bytes, *, now_s: float) -> None:
-        """Keep the value; older ones make room. One that is larger than the cache is not kept."""
+    def put(self, key: bytes, value: bytes, *, now_s: float, ttl_s: float | None = None) -> None:
+        """Keep the value, at most for `ttl_s`; older ones make room.
+
+        One that is larger than the cache is not kept.
+        """
         self._drop(key)
         if _size(value) > self._bytes_max or self._entries_max < 1:
             return
-        self._entries[key] = _Entry(value, now_s + self._ttl_s)
+        self._entries[key] = _Entry(
+            value, now_s + min(self.ttl_s, ttl_s if ttl_s is not None else self.ttl_s)
+        )
         self._bytes += _size(value)
         while len(self._entries) > self._entries_max or self._bytes > self._bytes_max:
             self._drop(next(iter(self._entries)))

@@ -21,6 +21,7 @@ from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.telemetry import TelemetryStore
 from murmurate.agents.ports import Sandbox
+from murmurate.cache.ports import Shared
 from murmurate.config import (
     Config,
     EmbeddingsConfig,
@@ -30,6 +31,7 @@ from murmurate.config import (
     ModelConfig,
     Remote,
     log_place,
+    redis_url,
     remote,
 )
 from murmurate.core.clock import Clock, SystemClock
@@ -47,6 +49,7 @@ from murmurate.observe.spans import Recorder, SpanRecord
 
 if TYPE_CHECKING:
     from murmurate.adapters.postgres.log import PostgresLog
+    from murmurate.adapters.redis_answers import RedisAnswers
 
 
 class Traces(Protocol):
@@ -55,6 +58,13 @@ class Traces(Protocol):
     async def spans(self, tenant: str, trace_id: str) -> Sequence[Any]:
         """Return the spans of a trace of that tenant; none when it is not known."""
         ...
+
+
+class SharedAnswers(Shared, Protocol):
+    """Answers that several servers share, and how well that goes."""
+
+    hits: int
+    misses: int
 
 
 class LogCare(Protocol):
@@ -95,6 +105,7 @@ class Outside:
     troubles: Callable[[], Mapping[str, Trouble]] = dict
     """Which of our processes do not work now, and why."""
     log_care: LogCare | None = None
+    shared_answers: SharedAnswers | None = None
     close: Sequence[Callable[[], Any]] = ()
 
 
@@ -141,6 +152,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
     events = JsonLog(place.events, clock=clock)
     log = await _log(config, state, clock=clock, events=events)
+    answers = open_redis(config, clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
         for name, model in config.models.items()
@@ -161,14 +173,11 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
         fetcher=fetcher,
         troubles=lambda: read_troubles(state / TROUBLES),
         log_care=log,
+        shared_answers=answers,
         close=(
             *(engine.close for engine in engines.values()),
-            library.close,
-            sandbox.close,
-            fetcher.close,
-            log.close,
-            telemetry.close,
-            events.close,
+            *(() if answers is None else (answers.close,)),
+            *(part.close for part in (library, sandbox, fetcher, log, telemetry, events)),
         ),
     )
 
@@ -222,6 +231,25 @@ async def open_postgres(
         ) from cause
     database = Database(place.url, schema=place.schema, password=place.password)
     return await PostgresLog.open(database, clock=clock, on_damage=on_damage)
+
+
+def open_redis(config: Config, *, clock: Clock, events: EventLog) -> "RedisAnswers | None":
+    """Return the answers in Redis, where one is configured; nothing is asked of it yet.
+
+    Raises:
+        MissingPartError: The client is not installed.
+    """
+    url = redis_url(config.cache)
+    if url is None:
+        return None
+    try:
+        from murmurate.adapters.redis_answers import RedisAnswers  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as cause:
+        raise MissingPartError(
+            f"cache.redis_url needs {cause.name}, which is not installed:"
+            " pip install 'murmurate[redis]'"
+        ) from cause
+    return RedisAnswers(url, clock=clock, events=events)
 
 
 def read_troubles(path: Path) -> dict[str, Trouble]:

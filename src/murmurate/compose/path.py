@@ -1,6 +1,8 @@
 """The request path: stage over stage, down to the engines. Read the last lines first."""
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
 
 import msgspec
 
@@ -8,9 +10,10 @@ from murmurate.accounts.service import Book
 from murmurate.agents.service import Agents
 from murmurate.agents.tools import built_in
 from murmurate.cache.exact import ExactCache
+from murmurate.cache.ports import Shared
 from murmurate.cache.service import Cached, Policy
-from murmurate.compose.opening import Outside
-from murmurate.config import Config, ModelConfig
+from murmurate.compose.opening import Outside, SharedAnswers
+from murmurate.config import Config, ModelConfig, weights_path
 from murmurate.core.journal import Journals
 from murmurate.core.ports import Model
 from murmurate.core.types import Citation, Passage, Request, Usage
@@ -22,6 +25,9 @@ from murmurate.observe.metrics import Metrics
 from murmurate.router.lanes import Load, QueueLimits
 from murmurate.router.service import Backend, Routed
 from murmurate.sync.service import Sessions
+
+MARK_BYTES = 1024 * 1024
+"""So much of a model's file tells it from others: its settings, its words, its first weights."""
 
 
 def chain(
@@ -37,17 +43,24 @@ def chain(
     clock, tracer = outside.clock, outside.tracer
     cache = config.cache
     store = ExactCache(ttl_s=cache.ttl_s, entries_max=cache.entries_max, bytes_max=cache.bytes_max)
-    watch_cache(metrics, store)
+    watch_cache(metrics, store, outside.shared_answers)
     tools = built_in(collections, outside.sandbox, tracer)
     routed = routed_by(config, outside, metrics, book)
 
-    def cached(below: Model, policy: Policy) -> Cached:
+    def cached(below: Model, policy: Policy, shared: Shared | None = None) -> Cached:
         def but_no_replay(request: Request) -> str | None:
             return None if is_replay(journals, request) else policy(request)
 
-        return Cached(below, store=store, clock=clock, tracer=tracer, policy=but_no_replay)
+        return Cached(
+            below, store=store, shared=shared, clock=clock, tracer=tracer, policy=but_no_replay
+        )
 
-    plain = cached(Asked(routed, journals), lambda r: plain_policy(config, r))
+    marks = {name: mark(model) for name, model in config.models.items()}
+    plain = cached(
+        Asked(routed, journals),
+        lambda r: None if plain_policy(config, r) is None else marks[r.model],
+        outside.shared_answers,
+    )
     agents = Agents(
         plain,
         agents=config.agents,
@@ -115,11 +128,28 @@ def watch_load(metrics: Metrics, routed: Routed, model: str) -> None:
         )
 
 
-def watch_cache(metrics: Metrics, store: ExactCache) -> None:
+def watch_cache(metrics: Metrics, store: ExactCache, shared: SharedAnswers | None = None) -> None:
     """Show how well the cache does, and what it takes."""
     metrics.watch("murmurate_cache_hits", "Answers from the cache.", lambda: store.counts.hits)
     metrics.watch("murmurate_cache_misses", "Answers not in it.", lambda: store.counts.misses)
     metrics.watch("murmurate_cache_bytes", "Memory of the cache.", lambda: store.size_bytes)
+    if shared is not None:
+        name, text = "murmurate_cache_shared", "Answers looked for in the shared cache, by outcome."
+        metrics.watch(name, text, lambda: shared.hits, outcome="hit")
+        metrics.watch(name, text, lambda: shared.misses, outcome="miss")
+
+
+def mark(model: ModelConfig) -> str:
+    """Return what another server's model of that name must have in common to answer alike."""
+    begin = b""
+    size = 0
+    for path in (model.weights and weights_path(model.weights), model.rules and Path(model.rules)):
+        if path and path.is_file():
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                begin = file.read(MARK_BYTES)
+    facts = (model.engine, model.url, model.upstream_name, model.temperature, size)
+    return blake2b(msgspec.json.encode(facts) + begin, digest_size=16).hexdigest()
 
 
 def plain_policy(config: Config, request: Request) -> str | None:

@@ -9,8 +9,8 @@ import msgspec
 from murmurate.config.agents import TOOLS, AgentConfig, ScheduleConfig
 from murmurate.config.models import EmbeddingsConfig, EmbeddingsEngine, Engine, ModelConfig
 from murmurate.config.places import listen_address
-from murmurate.config.references import is_reference
-from murmurate.config.sections import LogConfig
+from murmurate.config.references import is_reference, redis_url
+from murmurate.config.sections import CacheConfig, LogConfig
 from murmurate.config.tree import TENANT_FIRST, Config
 from murmurate.core.cron import Cron
 from murmurate.core.errors import ConfigError
@@ -39,6 +39,7 @@ def check(config: Config) -> None:
     for name, schedule in config.schedules.items():
         _check_schedule(f"schedules.{name}", schedule, config)
     _check_log(config.log)
+    _check_cache(config.cache)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
             if not TENANT_NAME.fullmatch(tenant):
@@ -198,6 +199,18 @@ def _check_log(log: LogConfig) -> None:
         )
     if not usable:
         raise ConfigError(f"log.url: {_POSTGRES_URL}")
+
+
+def _check_cache(cache: CacheConfig) -> None:
+    """Check where answers are shared. No value that may be secret is shown."""
+    if cache.redis_url is None or is_reference(cache.redis_url):
+        return
+    redis_url(cache)
+    if urlsplit(cache.redis_url).password is not None:
+        raise ConfigError(
+            "cache.redis_url: it has a secret in it; put the whole URL behind a reference, such as"
+            " env:NAME"
+        )
 
 
 def _check_remote(where: str, remote: ModelConfig | EmbeddingsConfig) -> None:

@@ -24,7 +24,7 @@ _PATHS = {
     "knowledge": ("folder",),
 }
 """What is read from disk. `server.state` is not: it begins where murmurate is started."""
-_SECRETS = {"key", "headers", "proxy", "password", "secret", "secrets"}
+_SECRETS = {"key", "redis_url", "headers", "proxy", "password", "secret", "secrets"}
 """Keys whose value may be a secret that was put there by mistake: it is never shown."""
 
 

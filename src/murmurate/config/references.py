@@ -3,11 +3,12 @@
 import base64
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from murmurate.config.models import EmbeddingsConfig, ModelConfig
-from murmurate.config.sections import LogConfig, WebhooksConfig
+from murmurate.config.sections import CacheConfig, LogConfig, WebhooksConfig
 from murmurate.config.tree import TENANT_FIRST
 from murmurate.core.errors import ConfigError
 
@@ -106,6 +107,24 @@ def log_place(log: LogConfig) -> LogPlace | None:
         )
     except ConfigError as error:
         raise ConfigError(f"log: {error.detail}") from error
+
+
+def redis_url(cache: CacheConfig) -> str | None:
+    """Return where the shared answers are, its reference resolved.
+
+    `ConfigError`: the reference leads nowhere, or to no URL of a Redis.
+    """
+    if cache.redis_url is None:
+        return None
+    url = secret(cache.redis_url) if is_reference(cache.redis_url) else cache.redis_url
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is none, or the brackets of the address don't close
+        usable = False
+    if not usable:
+        raise ConfigError("cache.redis_url: expected redis://HOST:PORT/0 or rediss://HOST:PORT/0")
+    return url
 
 
 def secret(reference: str) -> str:

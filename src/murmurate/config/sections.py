@@ -130,7 +130,7 @@ class ResponsesConfig(Section, frozen=True):
 
 
 class CacheConfig(Section, frozen=True):
-    """The exact cache of answers."""
+    """The exact cache of answers: in memory, and in a Redis where several servers share one."""
 
     ttl_s: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
     """How long an answer is kept."""
@@ -138,6 +138,9 @@ class CacheConfig(Section, frozen=True):
     """How many answers are kept."""
     bytes_max: Room = 64 * 1024 * 1024
     """How much memory they may take."""
+    redis_url: str | None = None
+    """A Redis that shares the answers of models with other servers, `redis://HOST:PORT/0` or
+    `rediss://HOST:PORT/0`; or a reference, `env:NAME` or `file:PATH`, to one with a password."""
 
 
 class OutgoingConfig(Section, frozen=True):
