@@ -31,6 +31,7 @@ from murmurate.gateway.responses.items import (
     SummaryText,
     encoded,
     messages_of,
+    since_question,
 )
 from tests.fakes import user
 
@@ -109,6 +110,11 @@ def test_a_summary_is_the_models_word() -> None:
     first, second = messages_of(None, [shortened, HI])
     assert first.parts == (model("What was said before, in short:\nAlice asked for 木."),)
     assert second == user("hi")
+
+
+def test_a_conversation_that_was_cut_begins_with_a_question() -> None:
+    assert since_question([RESULT, says("assistant", OutputText("so")), HI, CALL]) == [HI, CALL]
+    assert since_question([RESULT]) == ()
 
 
 def test_items_are_read_as_they_were_written() -> None:

@@ -1,6 +1,6 @@
 """Responses in the log: kept, found, continued, forgotten."""
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,13 @@ from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import BadRequestError, LogCorruptError, NotFoundError
 from murmurate.core.ports import Entry
 from murmurate.core.types import Finished, FinishReason, Request, Text, ToolCall, Usage
-from murmurate.gateway.responses.items import InputText, Item, MessageItem, OutputText
+from murmurate.gateway.responses.items import (
+    InputText,
+    Item,
+    MessageItem,
+    OutputText,
+    ResultItem,
+)
 from murmurate.gateway.responses.resource import Resource
 from murmurate.gateway.responses.store import (
     KIND,
@@ -51,7 +57,7 @@ class Shelf:
 
     def history(
         self, last: str | None, *, may_cut: bool = False
-    ) -> Coroutine[Any, Any, list[Item]]:
+    ) -> Coroutine[Any, Any, Sequence[Item]]:
         return self.store.history("a", last, may_cut=may_cut)
 
 
@@ -69,7 +75,7 @@ def told(number: int, *, words: str = "", **fields: Any) -> Kept:
     return Kept(response, (given,))
 
 
-def words_of(items: list[Item]) -> list[str]:
+def words_of(items: Sequence[Item]) -> list[str]:
     return [item.text for item in items if isinstance(item, MessageItem)]
 
 
@@ -176,6 +182,20 @@ def test_a_chain_has_a_length_and_a_size(bound: dict[str, int]) -> None:
             await shelf.history(name(3))
         items = await shelf.history(name(3), may_cut=True)
         assert words_of(items) == ["question 2", "so", "question 3", "so"]
+
+    run(story)
+
+
+def test_no_result_loses_its_call_where_a_chain_is_cut() -> None:
+    async def story() -> None:
+        shelf = Shelf()
+        result = ResultItem("fco_1", "c1", "noon", "completed")
+        kept = told(2, previous_response_id=name(1))
+        kept = msgspec.structs.replace(kept, input=(result, *kept.input))
+        await shelf.store.keep([entry_of("a", kept)])
+        items = await shelf.history(name(2), may_cut=True)
+        assert words_of(items) == ["question 2", "so"]
+        assert len(items) == 2
 
     run(story)
 

@@ -15,7 +15,7 @@ import msgspec
 from murmurate.core.errors import BadRequestError, LogCorruptError, NotFoundError
 from murmurate.core.ports import Entry, Log, Stored
 from murmurate.core.types import Frozen
-from murmurate.gateway.responses.items import Item, MessageItem, encoded
+from murmurate.gateway.responses.items import Item, encoded, since_question
 
 ITEMS_MAX = 10_000
 BYTES_MAX = 16 * 1024 * 1024
@@ -127,11 +127,8 @@ class Conversations:
                 param="conversation",
             )
 
-    def history(self, talk: Talk, *, may_cut: bool) -> tuple[Item, ...]:
-        """Return what a response goes on from: all of it, or, where it may be cut, the newest.
-
-        It is cut before a user's message, so that no result loses its call.
-        """
+    def history(self, talk: Talk, *, may_cut: bool) -> Sequence[Item]:
+        """Return what a response goes on from: all of it, or, where it may be cut, the newest."""
         size = 0
         for index in range(len(talk.items) - 1, -1, -1):
             size += len(msgspec.json.encode(talk.items[index]))
@@ -143,8 +140,7 @@ class Conversations:
                     ' bytes: let it be truncated ("truncation": "auto"), or begin a new one',
                     param="conversation",
                 )
-            kept = talk.items[index + 1 :]
-            return kept[next((n for n, it in enumerate(kept) if _asks(it)), len(kept)) :]
+            return since_question(talk.items[index + 1 :])
         return talk.items
 
     async def update(
@@ -232,7 +228,3 @@ def _changed(conversation: Conversation, items: dict[str, Item], stored: Stored)
         case _:
             pass  # a later version's word
     return conversation
-
-
-def _asks(item: Item) -> bool:
-    return isinstance(item, MessageItem) and item.role == "user"

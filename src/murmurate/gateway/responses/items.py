@@ -228,6 +228,17 @@ def _add_call(messages: list[Message], call: CallPart) -> None:
     messages.append(Message(Role.ASSISTANT, parts))
 
 
+def since_question(items: Sequence[Item]) -> Sequence[Item]:
+    """Return what is left of a conversation whose beginning was cut off: from a question on.
+
+    No result loses its call that way; where nobody asks any more, nothing is left.
+    """
+    for index, item in enumerate(items):
+        if isinstance(item, MessageItem) and item.role == "user":
+            return items[index:]
+    return ()
+
+
 def encoded(items: Iterable[Item]) -> list[msgspec.Raw]:
     """Return each item's JSON."""
     return [msgspec.Raw(msgspec.json.encode(item)) for item in items]

@@ -20,7 +20,7 @@ from murmurate.core.errors import (
 from murmurate.core.ports import Entry, Log
 from murmurate.core.types import Cited, Delta, Finished, Frozen, Text
 from murmurate.gateway.ports import Archive, RunAnswer, Runs, RunView
-from murmurate.gateway.responses.items import Item, encoded
+from murmurate.gateway.responses.items import Item, encoded, since_question
 from murmurate.gateway.responses.output import Output
 from murmurate.gateway.responses.resource import ENDED, Resource, failed
 from murmurate.gateway.responses.terms import allowed_of
@@ -114,14 +114,14 @@ class Store:
             )
         await self._log.forget(tenant, stream_of(response_id))
 
-    async def history(self, tenant: str, last: str | None, *, may_cut: bool) -> list[Item]:
+    async def history(self, tenant: str, last: str | None, *, may_cut: bool) -> Sequence[Item]:
         """Return the items of a response and of those that it continues, the oldest first.
 
         Where it may be cut it goes back as far as it can; else what can't be had, or is too much,
         is refused.
         """
         chain: list[list[Item]] = []
-        size = 0
+        size, is_cut = 0, False
         previous = last
         while previous is not None:
             try:
@@ -133,12 +133,14 @@ class Store:
                 if size > self._chain_bytes_max:
                     raise _refused(f"goes back over more than {self._chain_bytes_max} bytes")
             except (NotFoundError, BadRequestError):
-                if may_cut and chain:
+                is_cut = may_cut and bool(chain)
+                if is_cut:
                     break
                 raise
             chain.append(items)
             previous = kept.response.previous_response_id
-        return [item for items in reversed(chain) for item in items]
+        told = [item for items in reversed(chain) for item in items]
+        return since_question(told) if is_cut else told
 
     async def _link(self, tenant: str, response_id: str, first: str | None) -> Kept:
         try:
