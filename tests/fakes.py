@@ -407,6 +407,23 @@ class FakeSchedules:
         return [{"name": f"morning of {tenant}"}]
 
 
+class FakeApprovals:
+    """Knows one question of each tenant, and who answered it."""
+
+    def __init__(self) -> None:
+        self.decided: list[tuple[str, str, bool, str]] = []
+        self.error: MurmurateError | None = None
+
+    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+        return [{"id": f"run_of_{tenant}:2", "limit": limit}]
+
+    async def decide(self, caller: Caller, name: str, *, approved: bool, reason: str) -> object:
+        if self.error is not None:
+            raise self.error
+        self.decided.append((caller.key_id, name, approved, reason))
+        return {"id": name}
+
+
 @dataclass
 class FakePlatform:
     """Answers the gateway's questions about the service from plain attributes."""

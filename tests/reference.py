@@ -36,6 +36,7 @@ from murmurate.cli.commands import main as commands
 from murmurate.config import SECTIONS, TABLES, Section
 from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
@@ -105,13 +106,15 @@ def routes(_: str) -> str:
             Background,
             Timetable,
             ItemHandlers(*cast("tuple[Any, ...]", (Responses, Stored, Talks, Compaction))),
+            Decisions,
             Usages,
         ),
     )
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}
     for route in scoped_routes(Handlers(*parts)):  # classes have the handlers of what they make
-        place = f"`{route.method} {route.path.replace('{id}', 'ID')}`"
+        path = re.sub(r"\{([a-z]+)\}", lambda name: name[1].upper(), route.path)
+        place = f"`{route.method} {path}`"
         merged.setdefault(route.handler, []).append(place)
         scopes[route.handler] = f"`{route.scope.value}`"
     rows = [(", ".join(places), scopes[it], meaning(it)) for it, places in merged.items()]

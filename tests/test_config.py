@@ -19,6 +19,7 @@ from murmurate.config import (
     KnowledgeConfig,
     LimitConfig,
     ModelConfig,
+    Permission,
     Remote,
     documents_path,
     explain,
@@ -502,6 +503,28 @@ def test_whatever_a_file_holds_the_answer_is_a_config_or_our_error(raw: dict[str
         assert isinstance(parse(raw), Config)
     except ConfigError:
         return
+
+
+def test_what_an_agent_may_do_is_said_by_tool() -> None:
+    agent = {"model": "tiny", "tools": ["calculate"], "permissions": {"calculate": "ask"}}
+    config = parse({"agents": {"clerk": {**agent, "approval_s": 60}}})
+    assert config.agents["clerk"].permissions == {"calculate": Permission.ASK}
+    assert (config.agents["clerk"].approval_s, config.approvals.own) == (60, False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"permissions": {"calculate": "maybe"}}, "expected one of allow, ask, deny"),
+        ({"permissions": {"search": "ask"}}, "has 'search': expected one of its tools, calculate"),
+        ({"approval_s": 0}, "agents.clerk.approval_s = 0"),
+        ({"approval_s": 1e9}, "agents.clerk.approval_s"),
+    ],
+)
+def test_a_permission_that_cannot_be_stops_the_start(settings: dict[str, Any], words: str) -> None:
+    agent = {"model": "tiny", "tools": ["calculate"], **settings}
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        parse({"agents": {"clerk": agent}})
 
 
 def test_the_built_in_agent_stays_as_long_as_its_model_and_documents_do() -> None:

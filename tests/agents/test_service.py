@@ -13,14 +13,14 @@ from murmurate.agents.ports import AgentTool, Effect, ToolContext, ToolResult
 from murmurate.agents.service import CALLS_PER_STEP_MAX, TOOL_S_MAX, Agents
 from murmurate.agents.tools import built_in
 from murmurate.agents.turn import UNKNOWN_EN, UNKNOWN_ZH
-from murmurate.config import AgentConfig, AnswerStyle
+from murmurate.config import AgentConfig, AnswerStyle, Permission
 from murmurate.core.errors import (
     BadRequestError,
     EngineFailedError,
     ToolFailedError,
     WorkerUnreachableError,
 )
-from murmurate.core.journal import NothingKept
+from murmurate.core.journal import Journals, NothingKept
 from murmurate.core.ports import Model
 from murmurate.core.types import (
     CallPart,
@@ -105,6 +105,8 @@ def agents(
     tools: Mapping[str, AgentTool] | None = None,
     tracer: RecordingTracer | None = None,
     /,
+    *,
+    journals: Journals | None = None,
     **settings: Any,
 ) -> Agents:
     tools = tools or {}
@@ -115,7 +117,7 @@ def agents(
         agents={"helper": agent},
         tools=tools,
         quoter=quoter,
-        journals=NothingKept(MemoryLog(clock=FakeClock())),
+        journals=journals or NothingKept(MemoryLog(clock=FakeClock())),
         tracer=tracer or RecordingTracer(),
     )
 
@@ -251,12 +253,16 @@ def test_the_usage_of_all_steps_is_summed() -> None:
 def test_a_tool_that_writes_flags_the_answer(effect: Effect, flag: bool) -> None:
     below = InTurn(calling(call("one")), calling(call("two")), ANSWER)
     tools = {"one": FakeTool("one", effect=effect), "two": FakeTool("two")}
-    assert helped(agents(below, tools))[-1] == Finished(FinishReason.STOP, repeatable=flag)
+    asked = agents(below, tools, permissions={"one": Permission.ALLOW})
+    assert helped(asked)[-1] == Finished(FinishReason.STOP, repeatable=flag)
 
 
 def test_a_writing_tool_that_fails_flags_the_answer_too() -> None:
     tool = FakeTool("one", effect=Effect.WRITE, failure=ToolFailedError("half done"))
-    deltas = helped(agents(InTurn(calling(call("one")), ANSWER), {"one": tool}))
+    allowed = {"one": Permission.ALLOW}
+    asked = agents(InTurn(calling(call("one")), ANSWER), {"one": tool}, permissions=allowed)
+    deltas = helped(asked)
+    assert len(tool.called) == 1
     assert deltas[-1] == Finished(FinishReason.STOP, repeatable=False)
 
 

@@ -18,10 +18,20 @@ from murmurate.cli.outcomes import (
     took,
     typed,
 )
-from murmurate.core.journal import StepKind
+from murmurate.core.journal import Decision, StepKind
 from murmurate.core.types import Finished, FinishReason, Origin, OriginKind, Text, ToolCall, Usage
-from murmurate.jobs.entries import Answer, Begun, Failed, Kind, Nothing, Read, StepDone, Stumbled
-from murmurate.jobs.service import RunEvent, RunInfo, RunView
+from murmurate.jobs.entries import (
+    Answer,
+    Asked,
+    Begun,
+    Failed,
+    Kind,
+    Nothing,
+    Read,
+    StepDone,
+    Stumbled,
+)
+from murmurate.jobs.views import RunEvent, RunInfo, RunView
 from tests.fakes import ask, passage, user
 
 TOOL = Origin(OriginKind.TOOL, "t")
@@ -58,7 +68,17 @@ def said(kind: str, body: Any) -> str | None:
         (StepKind.TOOL, ToolResult('{"error":"no"}', TOOL, failed=True), 'failed: {"error":"no"}'),
         (StepKind.RETRIEVAL, ToolResult("…", TOOL, passages=()), "0 passages"),
         (StepKind.RETRIEVAL, ToolResult("…", TOOL, passages=(passage(),)), "1 passage"),
-        (StepKind.APPROVAL, {"by": "Ada"}, '{"by":"Ada"}'),
+        (StepKind.APPROVAL, Decision(approved=True, by="key_1"), "approved by key_1"),
+        (
+            StepKind.APPROVAL,
+            Decision(approved=False, reason="too\ndear", by="key_1"),
+            "denied by key_1: too dear",
+        ),
+        (
+            StepKind.APPROVAL,
+            Decision(approved=False, reason="nobody has decided in time"),
+            "denied: nobody has decided in time",
+        ),
     ],
 )
 def test_a_step_came_to_something_in_few_words(kind: StepKind, result: Any, words: str) -> None:
@@ -66,7 +86,7 @@ def test_a_step_came_to_something_in_few_words(kind: StepKind, result: Any, word
 
 
 def test_an_outcome_in_another_form_is_strange() -> None:
-    for kind in (StepKind.MODEL, StepKind.TOOL):
+    for kind in (StepKind.MODEL, StepKind.TOOL, StepKind.APPROVAL):
         with pytest.raises(RefusedError, match="not in the form"):
             outcome(step(1, kind, 7))
 
@@ -89,6 +109,22 @@ def test_calls_stand_below_the_reply_that_made_them_in_the_order_of_their_beginn
     ]
     assert step_tree([]) == []
     assert step_tree(steps[1:2]) == ["└─ 3 tool it([2]): 7"], "a step before any reply"
+
+
+ASKED = Asked(3, "pay", '{"sum":\n12}', "clerk", 0, 9)
+
+
+def test_what_is_asked_is_told_with_the_call() -> None:
+    assert said(Kind.ASKED, ASKED) == 'asks: 3 pay({"sum": 12}): murmurate runs approvals'
+
+
+def test_a_run_that_asks_is_shown_with_what_it_asks_and_how_to_decide() -> None:
+    lines = run_lines(view(asked=(ASKED,)))
+    assert lines[3:] == [
+        'asks: 3 pay({"sum": 12})',
+        "",
+        "murmurate runs approve, or deny, run_1 (--step NUMBER, where it asks for several)",
+    ]
 
 
 def view(**fields: Any) -> RunView:

@@ -2,11 +2,22 @@
 
 import asyncio
 
+import msgspec
+
 from murmurate.adapters.memory import MemoryLog
-from murmurate.core.journal import NothingKept, StepKind
+from murmurate.core.journal import Decision, NothingKept, StepKind
 from murmurate.core.ports import Entry
 from murmurate.testing.stories import all_of, bodies_of
 from tests.fakes import FakeClock, ask
+
+
+def test_without_a_run_nobody_is_asked_and_the_reason_says_what_to_do() -> None:
+    journal = NothingKept(MemoryLog(clock=FakeClock())).of(ask("hi"))
+    outcome = journal.step(StepKind.APPROVAL, "pay").outcome
+    assert outcome is not None
+    decision = msgspec.json.decode(outcome, type=Decision)
+    assert (decision.approved, decision.by) == (False, None)
+    assert "POST /api/runs" in decision.reason
 
 
 def test_what_is_not_kept_has_keys_and_no_past() -> None:

@@ -58,6 +58,7 @@ class Workers:
     where: str
     folder: Path
     receiver: Receiver
+    module: str = "tests.crashes.worker"
     living: dict[str, subprocess.Popen[str]] = field(
         default_factory=dict[str, "subprocess.Popen[str]"]
     )
@@ -67,7 +68,7 @@ class Workers:
         """Start one more, and wait until it works."""
         self.born += 1
         name = f"worker{self.born}"
-        module = [sys.executable, "-m", "tests.crashes.worker"]
+        module = [sys.executable, "-m", self.module]
         arguments = [self.where, name, str(self.folder), self.receiver.address]
         process = subprocess.Popen(
             [*module, *arguments],
@@ -103,9 +104,11 @@ class Workers:
 
 
 @contextmanager
-def working(where: str, folder: Path, receiver: Receiver) -> Generator[Workers]:
+def working(
+    where: str, folder: Path, receiver: Receiver, *, module: str = "tests.crashes.worker"
+) -> Generator[Workers]:
     """Have two workers on the log at `where`."""
-    workers = Workers(where, folder, receiver)
+    workers = Workers(where, folder, receiver, module)
     try:
         for _ in "12":
             workers.start()

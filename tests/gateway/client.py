@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.keyring import Keys
@@ -33,6 +34,7 @@ from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
 from tests.fakes import (
     DONE,
+    FakeApprovals,
     FakeClock,
     FakeEmbedder,
     FakeLedger,
@@ -135,6 +137,7 @@ class House:
     embedders: Mapping[str, Embedder] = field(default_factory=lambda: {"minilm": FakeEmbedder()})
     runs: FakeRuns = field(default_factory=FakeRuns)
     schedules: FakeSchedules = field(default_factory=FakeSchedules)
+    approvals: FakeApprovals = field(default_factory=FakeApprovals)
     ledger: FakeLedger = field(default_factory=FakeLedger)
     platform: FakePlatform = field(default_factory=FakePlatform)
     clock: FakeClock = field(default_factory=FakeClock)
@@ -215,6 +218,7 @@ class House:
                     meter=self.meter,
                 ),
             ),
+            decisions=Decisions(self.approvals),
             usages=Usages(self.ledger, currency="EUR", clock=self.clock),
         )
         self.app = Gateway(

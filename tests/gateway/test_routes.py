@@ -53,6 +53,8 @@ EXPECTED = {
     ("POST", "/api/runs/{id}/cancel"): Scope.RUNS,
     ("POST", "/api/runs/{id}/resume"): Scope.RUNS,
     ("POST", "/api/runs/{id}/replay"): Scope.RUNS,
+    ("GET", "/api/approvals"): Scope.APPROVE,
+    ("POST", "/api/approvals/{id}"): Scope.APPROVE,
     ("GET", "/api/schedules"): Scope.RUNS,
     ("GET", "/api/usage"): Scope.USAGE,
     ("GET", "/api/traces/{id}"): Scope.TRACES,

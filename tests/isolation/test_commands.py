@@ -14,7 +14,7 @@ import click
 import pytest
 
 from murmurate.cli import main
-from tests.e2e.running import Running, running
+from tests.e2e.running import Running, running, until
 
 RULES = """
 tokens_per_s = 1000
@@ -35,6 +35,24 @@ tenants = ["acme"]
 [agents.planner]
 model = "plain"
 knowledge = ["plans"]
+
+[models.caller]
+engine = "scripted"
+rules = "caller.toml"
+
+[agents.asker]
+model = "caller"
+knowledge = ["plans"]
+tools = ["search"]
+
+[agents.asker.permissions]
+search = "ask"
+"""
+CALLER = """
+[[rules]]
+match = ".*"
+call = "search"
+arguments = '{"query": "ACME-WORD"}'
 """
 
 
@@ -59,6 +77,8 @@ class Town:
     session: str
     trace: str
     run_id: str
+    asks: str
+    """A run that waits for an approval."""
 
     def run(self, who: str, *words: str, typed: str = "") -> Done:
         """Run a command with somebody's key, in an empty folder."""
@@ -81,6 +101,7 @@ class Town:
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     folder = tmp_path_factory.mktemp("town")
     (folder / "rules.toml").write_text(RULES)
+    (folder / "caller.toml").write_text(CALLER)
     (folder / "town.toml").write_text(CONFIG)
     (folder / "plans").mkdir()
     (folder / "plans" / "secret.md").write_text("# Plans\n\nThe vault opens at noon.\n")
@@ -101,7 +122,12 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
             {"model": "planner", "messages": [{"role": "user", "content": "hi"}]},
             {"Authorization": f"Bearer {keys['acme']['secret']}"},
         )
-        yield Town(service, keys, session, trace, begun["id"])
+        _, _, asks = service.request(
+            "/api/runs",
+            {"model": "asker", "messages": [{"role": "user", "content": "hi"}]},
+            {"Authorization": f"Bearer {keys['acme']['secret']}"},
+        )
+        yield Town(service, keys, session, trace, begun["id"], asks["id"])
 
 
 def asks(town: Town) -> None:
@@ -183,6 +209,22 @@ def resumes_runs(town: Town) -> None:
     town.run("acme", "runs", "resume", town.run_id).refused("there is nothing to resume")
 
 
+def lists_approvals(town: Town) -> None:
+    for options in ((), ("--json",)):
+        until(lambda o=options: town.asks in town.run("acme", "runs", "approvals", *o).said)
+        said = town.run("birch", "runs", "approvals", *options).said
+        assert not any(word in said for word in (town.asks, "asker", "ACME-WORD"))
+
+
+def decides_approvals(town: Town, verb: str) -> None:
+    until(lambda: town.asks in town.run("acme", "runs", "approvals").said)
+    for options in ((), ("--step", "2")):
+        decided = town.run("birch", "runs", verb, town.asks, *options)
+        decided.refused(f"there is no run '{town.asks}'")
+        town.run("acme", "runs", verb, town.asks, *options).refused("this key began")
+    assert "waiting for approval" in town.run("acme", "runs", "show", town.asks).said
+
+
 def creates(town: Town) -> None:
     town.run("birch", "keys", "create", "mine", "--tenant", "acme").refused("its own tenant only")
     made = json.loads(town.run("birch", "keys", "create", "mine", "--json").said)
@@ -237,6 +279,9 @@ CASES: dict[str, Callable[[Town], None] | str] = {
     "runs follow": follows_runs,
     "runs cancel": cancels_runs,
     "runs resume": resumes_runs,
+    "runs approvals": lists_approvals,
+    "runs approve": lambda town: decides_approvals(town, "approve"),
+    "runs deny": lambda town: decides_approvals(town, "deny"),
     "replay": replays_runs,
     "keys create": creates,
     "keys list": lists,

@@ -311,6 +311,34 @@ async def replayed_run(town: Town) -> None:
     assert (own.status, len(own.json()["steps"])) == (200, 3)
 
 
+async def asked_by_acme(town: Town) -> str:
+    """Begin a run that waits for an approval; return its id."""
+    body = {"model": "clerk", "messages": [{"role": "user", "content": "ACME-WORD?"}]}
+    begun = await town.call("acme", "POST", "/api/runs", body)
+    await town.work()
+    return begun.json()["id"]
+
+
+async def approvals(town: Town) -> None:
+    """What an agent asks is shown to its own tenant."""
+    run_id = await asked_by_acme(town)
+    for who, runs_of in (("acme", [run_id]), ("birch", []), ("operator", [])):
+        listed = (await town.call(who, "GET", "/api/approvals")).json()["approvals"]
+        assert [it["run"] for it in listed] == runs_of
+
+
+async def decided(town: Town) -> None:
+    """And decided by nobody else."""
+    run_id = await asked_by_acme(town)
+    body = {"approve": True}
+    for step in ("", ":2"):
+        names = (run_id, f"run_{ABSENT}")
+        path = f"/api/approvals/{{name}}{step}"
+        assert (await town.same("birch", "POST", path, names=names, body=body)).status == 404
+    shown = (await town.call("acme", "GET", f"/api/runs/{run_id}")).json()
+    assert shown["status"] == "waiting for approval"
+
+
 async def schedules(town: Town) -> None:
     """Lists hold the tenant's own schedules."""
     await town.service.schedules.take_up()
@@ -474,6 +502,8 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/api/runs/{id}/cancel"): cancelled_run,
     ("POST", "/api/runs/{id}/resume"): resumed_run,
     ("POST", "/api/runs/{id}/replay"): replayed_run,
+    ("GET", "/api/approvals"): approvals,
+    ("POST", "/api/approvals/{id}"): decided,
     ("GET", "/api/schedules"): schedules,
     ("GET", "/api/traces/{id}"): trace,
     ("GET", "/api/knowledge"): knowledge,

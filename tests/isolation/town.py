@@ -57,11 +57,17 @@ CONFIG = parse(
             "hours": {"folder": "/both", "tenants": ["acme", "birch"]},
         },
         "agents": {
-            name: {"model": "tiny", "knowledge": knowledge, "tools": ["search"]}
-            for name, knowledge in (
-                ("planner", ["plans", "hours"]),
-                ("filer", ["files"]),
-                ("porter", ["hours"]),
+            name: {
+                "model": "tiny",
+                "knowledge": knowledge,
+                "tools": ["search"],
+                "permissions": {"search": permission},
+            }
+            for name, knowledge, permission in (
+                ("planner", ["plans", "hours"], "allow"),
+                ("filer", ["files"], "allow"),
+                ("porter", ["hours"], "allow"),
+                ("clerk", ["plans"], "ask"),
             )
         },
         "schedules": {

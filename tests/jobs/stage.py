@@ -9,7 +9,9 @@ from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import MurmurateError
 from murmurate.core.journal import Journals, StepKind
 from murmurate.core.types import Delta, Finished, FinishReason, Request, SessionRef, Text
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.entries import ASKING
 from murmurate.jobs.errands import Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
@@ -81,13 +83,14 @@ class Server:
         *,
         fetcher: FakeFetcher | None = None,
         clock: Clock | None = None,
+        own: bool = False,
         **settings: Any,
     ) -> None:
         self.clock = clock or Clock()
         self.events = RecordingLog()
         self.wire = Wire(log)
         self.journals = OpenJournals(self.wire)  # type: ignore[arg-type]
-        self.agent = Agent(shop, self.journals, **settings)
+        self.agent = self.agent_of(shop, **settings)
         outside: dict[str, Any] = {"log": self.wire, "clock": self.clock}
         self.tracer = RecordingTracer()
         self.runner = Runner(
@@ -106,11 +109,16 @@ class Server:
         )
         shared: dict[str, Any] = {**outside, "events": self.events}
         deadlines = Deadlines(self.wire, self.clock)  # type: ignore[arg-type]
+        self.approvals = Approvals(self.runner, **shared, own=own, tenants=lambda: {"a", "b"})
         self.errands = [
             Errands(self.runner, self.hooks.deliver, queue=HOOKS, **shared),
             Errands(self.runner, deadlines.end, queue=DEADLINES, **shared),
+            Errands(self.runner, self.approvals.settle, queue=ASKING, **shared),
         ]
         self.life: asyncio.Task[None] | None = None
+
+    def agent_of(self, shop: Shop, **settings: Any) -> Any:
+        return Agent(shop, self.journals, **settings)
 
     async def up(self) -> "Server":
         await self.runner.enlist()

@@ -10,7 +10,7 @@ from murmurate.core.ports import Done, Entry, Offer
 from murmurate.jobs.deadlines import DEADLINES, Deadlines, deadline_offer, in_time
 from murmurate.jobs.entries import DEAD, QUEUE, stream_of
 from murmurate.jobs.errands import POLL_S
-from murmurate.jobs.service import RunView
+from murmurate.jobs.views import RunView
 from murmurate.jobs.vigil import TTL_S
 from murmurate.testing.stories import all_of
 from tests.fakes import run_skipping_time

@@ -19,6 +19,7 @@ from murmurate.core.types import (
 )
 from murmurate.jobs.entries import (
     Answer,
+    Asked,
     Begun,
     Failed,
     Kind,
@@ -80,6 +81,40 @@ def test_a_resumed_run_is_under_way_again_with_its_steps() -> None:
     found = state(BEGUN, step(1), (Kind.CANCEL, Nothing()), failure, (Kind.RESUMED, Nothing()))
     assert (found.status, found.failure, found.ended_ms) == ("under way", None, None)
     assert (found.cancel_asked, len(found.steps)) == (False, 1)
+
+
+def asked(number: int, due_ms: int = 9) -> tuple[str, Frozen]:
+    return Kind.ASKED, Asked(number, "sell", "{}", "agent", 1, due_ms, "key_1")
+
+
+def decided(number: int) -> tuple[str, Frozen]:
+    said = msgspec.Raw(b'{"approved":true}')
+    return Kind.STEP, StepDone(number, StepKind.APPROVAL, "sell", said, "{}")
+
+
+def test_what_is_asked_waits_until_its_step_is_done() -> None:
+    found = state(BEGUN, step(1), asked(2), asked(3))
+    assert [it.number for it in found.asked] == [2, 3]
+    assert found.asked[0].by == "key_1"
+    assert [it.number for it in state(BEGUN, asked(2), asked(3), decided(2)).asked] == [3]
+    assert state(BEGUN, asked(2), decided(2), asked(3), decided(3)).asked == ()
+
+
+def test_what_is_asked_again_counts_once_as_it_was_asked_last() -> None:
+    found = state(BEGUN, asked(2, due_ms=5), asked(2, due_ms=7))
+    assert [(it.number, it.due_ms) for it in found.asked] == [(2, 7)]
+
+
+def test_of_two_decisions_the_first_counts() -> None:
+    other = (Kind.STEP, StepDone(2, StepKind.APPROVAL, "sell", msgspec.Raw(b"0"), "{}"))
+    assert state(BEGUN, asked(2), decided(2), other).steps == state(BEGUN, decided(2)).steps
+
+
+@pytest.mark.parametrize("end", [Kind.CANCELLED, Kind.FAILED])
+def test_a_run_that_has_ended_asks_nothing_any_more(end: Kind) -> None:
+    body = Failed("run.deadline", "late") if end is Kind.FAILED else Nothing()
+    assert state(BEGUN, asked(2), (end, body)).asked == ()
+    assert state(BEGUN, asked(2), (end, body), (Kind.RESUMED, Nothing())).asked == ()
 
 
 def test_a_step_that_is_done_wipes_out_the_attempts_before_it() -> None:

@@ -22,7 +22,7 @@ from murmurate.jobs.entries import stream_of
 from murmurate.jobs.errands import POLL_S
 from murmurate.jobs.hooks import ATTEMPT_S, PAUSES_MS, Hooks, folded
 from murmurate.jobs.notices import HOOKS, HOOKS_DEAD, signature
-from murmurate.jobs.service import Webhook
+from murmurate.jobs.views import Webhook
 from murmurate.testing.stories import all_of
 from tests.fakes import FakeFetcher, RecordingLog
 from tests.jobs.stage import HOOK_KEY, request

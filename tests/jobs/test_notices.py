@@ -56,6 +56,18 @@ def test_an_end_is_told_and_offered_in_the_tenants_name(how: Kind) -> None:
     assert b"secret question" not in entry.body
 
 
+def test_a_run_that_waits_for_an_approval_is_told_as_a_message_of_its_own() -> None:
+    [entry], work = told_of(BEGUN, PLACE, how=Kind.ASKED, ends=1, asked=4)
+    assert (entry.stream, work) == (
+        "hook/run_1-2-asks-4",
+        (Offer("a", "hook/run_1-2-asks-4", HOOKS),),
+    )
+    assert entry.stream.startswith(notice_stream("run_1", 0)), "it is forgotten with the run"
+    notice = msgspec.json.decode(entry.body, type=Notice)
+    assert notice.type == "run.asked"
+    assert b'"status":"asked"' in body_of(notice, 0)
+
+
 def test_what_is_no_end_or_has_nobody_to_tell_is_not_told() -> None:
     assert told_of(BEGUN, PLACE, how=Kind.STUMBLED, ends=0) == ((), ())
     quiet = msgspec.structs.replace(BEGUN, webhook=None)

@@ -10,7 +10,7 @@ import pytest
 from murmurate.adapters.memory import MemoryLog
 from murmurate.agents.ports import Effect, ToolContext, ToolResult
 from murmurate.agents.service import Agents
-from murmurate.config import AgentConfig
+from murmurate.config import AgentConfig, Permission
 from murmurate.core.errors import (
     BadRequestError,
     ModelUnknownError,
@@ -24,6 +24,7 @@ from murmurate.core.errors import (
 from murmurate.core.journal import StepKind
 from murmurate.core.ports import Claim, Model, Stored
 from murmurate.core.types import (
+    Caller,
     Delta,
     Finished,
     FinishReason,
@@ -36,6 +37,7 @@ from murmurate.core.types import (
     ToolCall,
     Usage,
 )
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.differences import Verdict
 from murmurate.jobs.entries import Begun, folded, stream_of
 from murmurate.jobs.journal import KeptJournal, OpenJournals
@@ -99,7 +101,7 @@ class Models:
 class House:
     """An agent with one tool, its sessions and runs, over a log in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, permission: Permission = Permission.ALLOW) -> None:
         clock, tracer = FakeClock(), RecordingTracer()
         ids = seeded_ids(clock)
         self.log = MemoryLog(clock=clock)
@@ -109,7 +111,11 @@ class House:
         journals = OpenJournals(self.log)
         agents = Agents(
             Asked(self.models, journals),
-            agents={"helper": AgentConfig(model="tiny", tools=("book",))},
+            agents={
+                "helper": AgentConfig(
+                    model="tiny", tools=("book",), permissions={"book": permission}
+                )
+            },
             tools={"book": self.book},
             quoter=lambda question, passages: None,
             journals=journals,
@@ -199,6 +205,39 @@ def test_another_answer_is_told_with_both() -> None:
         assert not replayed.same
         assert verdicts(replayed) == ["same", "same", "other reply", "other answer"]
         assert (replayed.answer.was, replayed.answer.now) == ("Booked.", "It is done.")
+
+    asyncio.run(story())
+
+
+def test_a_replay_takes_decisions_from_the_journal_and_asks_nobody() -> None:
+    async def story() -> None:
+        house = House(Permission.ASK)
+        run_id = await house.run(booking('{"seat":1}', '{"seat":2}'), answering("Booked one."))
+        approvals = Approvals(
+            house.runner,
+            log=house.log,
+            clock=FakeClock(),
+            events=RecordingLog(),
+            own=False,
+            tenants=lambda: {"a"},
+        )
+        for step, approved in ((2, True), (3, False)):
+            by = Caller("key_ben", "a")
+            await approvals.decide(by, f"{run_id}:{step}", approved=approved, reason="full")
+        await house.runner.work()
+        while house.runner.working:
+            await asyncio.sleep(0)
+        before = await house.kept()
+        today = (booking('{"seat":1}', '{"seat":2}'), answering("Booked one."))
+        replayed = await house.replay(run_id, *today)
+        assert verdicts(replayed) == ["same"] * 6
+        assert house.book.booked == ['{"seat":1}']
+        assert "denied: full" in str(house.models.asked[-1].messages)
+        other = await house.replay(run_id, booking('{"seat":3}'), answering("Booked."))
+        assert verdicts(other)[:2] == ["other reply", "other arguments"]
+        assert [it.stopped for it in other.steps][:2] == [False, True]
+        assert house.book.booked == ['{"seat":1}']
+        assert await house.kept() == before
 
     asyncio.run(story())
 

@@ -22,7 +22,7 @@ from murmurate.core.ports import Claim, Entry
 from murmurate.jobs.attempts import ATTEMPTS_MAX, HOLDERS_MAX
 from murmurate.jobs.entries import DEAD, QUEUE, RunState, stream_of
 from murmurate.jobs.runner import LEFT_AT_ONCE, UNREAD_PAUSE_MS
-from murmurate.jobs.service import RunView
+from murmurate.jobs.views import RunView
 from murmurate.jobs.vigil import LOOK_S, RENEW_S, TTL_S
 from murmurate.testing.stories import all_of, seqs_of
 from tests.fakes import run_skipping_time

@@ -14,6 +14,7 @@ from tests.sim.answers import Answer, read_chat
 from tests.sim.book import Book, Outcome, Turn
 from tests.sim.chat import LOOKUP, Chat, asked, fresh, hearing_faults, resent, user
 from tests.sim.connection import Ask, Call
+from tests.sim.deciders import Deciders
 from tests.sim.invariants import SHARED_TRACE, check_call
 from tests.sim.mistakes import MISTAKES
 from tests.sim.outside import THINGS
@@ -38,6 +39,7 @@ class Clients:
         self._chance = world.chance("clients")
         self.book = Book()
         self._signed: dict[tuple[str, str], tuple[str, str, str]] = {}
+        self._deciders = Deciders(world, self._expect)
         self._searchable: dict[tuple[str, str], int] = {}
         self._stories: list[tuple[Callable[[], Awaitable[None]], int]] = [
             (self._single, 40),
@@ -51,6 +53,7 @@ class Clients:
             (self._look, 4),
             (self._embed, 3),
             (self._short_lived, 4),
+            (self._asking, 4),
         ]
 
     async def story(self) -> None:
@@ -299,6 +302,10 @@ class Clients:
         ask = self._encoded(chats[2])
         ask.counted = False
         await self._expect(ask, {401})
+
+    async def _asking(self) -> None:
+        """An agent asks, and somebody decides, or tries to."""
+        await self._deciders.story(self._key())
 
     async def _read_back(self, key: str, session: str) -> None:
         """Read the stored session: all that was acknowledged is there, in order."""

@@ -2,14 +2,18 @@
 
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import aclosing
 
+import msgspec
+
 from murmurate.cache.service import Cached
+from murmurate.core.journal import Decision, StepKind
 from murmurate.core.ports import Stored
 from murmurate.core.types import CallPart, Role
-from murmurate.jobs.entries import Kind, folded
+from murmurate.jobs.approvals import AUDIT, AUDIT_TENANT, Verdict
+from murmurate.jobs.entries import Kind, folded, id_of
 from murmurate.jobs.replay import Asked
 from murmurate.observe.spans import SpanRecord
 from murmurate.router.lanes import Load
@@ -212,8 +216,14 @@ async def check_runs(world: World) -> None:
         for name in names:
             async with aclosing(world.kept.read(tenant, name)) as entries:
                 stored = [entry async for entry in entries]
-            for what in _run_faults(name, stored):
+            said = world.decided.get(id_of(name), [])
+            for what in (*_run_faults(name, stored), *_decision_faults(name, stored, said)):
                 world.fail(f"{name} of {tenant}: {what}")
+    async with aclosing(world.kept.read(AUDIT_TENANT, AUDIT)) as entries:
+        verdicts = [msgspec.json.decode(it.body, type=Verdict) async for it in entries]
+    for (run, number), times in Counter((it.run, it.number) for it in verdicts).items():
+        if times > 1:
+            world.fail(f"step {number} of {run} was decided {times} times")
 
 
 def _run_faults(name: str, stored: list[Stored]) -> Iterator[str]:
@@ -229,6 +239,22 @@ def _run_faults(name: str, stored: list[Stored]) -> Iterator[str]:
     epochs = [entry.epoch for entry in stored if entry.kind == Kind.STEP and entry.epoch]
     if epochs != sorted(epochs):
         yield f"a former holder wrote: {epochs}"
+
+
+def _decision_faults(name: str, stored: list[Stored], said: list[bool]) -> Iterator[str]:
+    """What was acknowledged is what is written; only what was approved is done."""
+    steps = folded(name, stored).steps
+    decisions = [
+        msgspec.json.decode(step.outcome, type=Decision)
+        for step in steps
+        if step.kind is StepKind.APPROVAL
+    ]
+    if len(said) > 1 or any(it not in {found.approved for found in decisions} for it in said):
+        yield f"acknowledged {said}, written {decisions}"
+    calls = sum(step.kind is StepKind.TOOL for step in steps)
+    asked = any(entry.kind == Kind.ASKED for entry in stored)
+    if asked and calls > sum(found.approved for found in decisions):
+        yield f"{calls} calls, of decisions {decisions}"
 
 
 def _order_faults(messages: list[SessionMessage]) -> Iterator[str]:

@@ -114,8 +114,10 @@ class Disk:
         return self._kept.work(tenant, queue, after=after)
 
     def die(self) -> None:
-        """Lose what is not committed; answer nobody any more."""
+        """Lose what is not committed; answer nobody any more: whoever waits is gone, too."""
         self._dead = True
+        for done in self.waiting:
+            done.cancel()
 
     def read(self, tenant: str, stream: str, *, after: int = 0) -> AsyncGenerator[Stored]:
         """Yield the entries of a stream; see `Log`."""

@@ -21,7 +21,7 @@ from murmurate.core.ids import Ids
 from murmurate.core.types import TraceRef
 from murmurate.engines.scripted import Scripted, parse_rules
 from murmurate.gateway.keys import KeyRecord, digest, entry_of
-from murmurate.jobs.entries import QUEUE
+from murmurate.jobs.entries import ASKING, QUEUE
 from murmurate.jobs.runner import Runner
 from murmurate.observe.spans import Attribute, OpenSpan, Recorder, SpanRecord
 from tests.fakes import FakeFetcher
@@ -30,6 +30,7 @@ from tests.sim.faults import FaultyEngine, Outages
 from tests.sim.lanes import LaneWatch
 from tests.sim.loop import VirtualClock, VirtualLoop
 from tests.sim.outside import (
+    COMMIT_S_MAX,
     Disk,
     SimEmbedder,
     SimEvents,
@@ -116,6 +117,12 @@ CONFIG = parse(
                 "knowledge": ["docs"],
                 "tools": ["search", "calculate"],
                 "steps_max": 3,
+            },
+            "careful": {
+                "model": "warm",
+                "tools": ["calculate"],
+                "permissions": {"calculate": "ask"},
+                "approval_s": 8,
             },
         },
         "router": {"urgent_queue_max": 8, "batch_queue_max": 12},
@@ -206,6 +213,8 @@ class World:
         self.generation: Generation | None = None
         self.generations = 0
         self.own: list[asyncio.Task[Any]] = []
+        self.decided: dict[str, list[bool]] = {}
+        """What was acknowledged to those who decided, by run."""
         self._awaited: str | None = None
         self._happened = asyncio.Event()
         self.kept = MemoryLog(clock=self.clock)
@@ -305,7 +314,7 @@ class World:
         service = compose.service(CONFIG, outside, opened)
         await self._enlisted(service.runner)
         first_pass = self.loop.create_task(service.platform.first_pass())
-        runner = self.loop.create_task(self._runs(service.runner, number))
+        runner = self.loop.create_task(self._runs(service, number))
         usages = {name: (e.usages[0], e.usages[1]) for name, e in self.engines.items()}
         self.generation = Generation(
             number, service, disk, lanes, tracer, first_pass, runner, usages
@@ -367,12 +376,14 @@ class World:
         generation.first_pass.cancel()
         generation.runner.cancel()
         await self._rest(generation)
+        await asyncio.sleep(2 * COMMIT_S_MAX)  # what was on its way to the disk arrives
         return generation
 
     async def settled(self, *, within_s: float) -> None:
         """Return when no run is under way any more."""
         async with asyncio.timeout(within_s):
-            while any(self.kept._board.listed(tenant, QUEUE) for tenant in TENANTS):
+            board = self.kept._board
+            while any(board.listed(it, queue) for it in TENANTS for queue in (QUEUE, ASKING)):
                 await self.clock.sleep(0.1)
 
     def _stop(self) -> Generation:
@@ -395,12 +406,19 @@ class World:
             except LogUnavailableError:
                 await self.clock.sleep(0.05)
 
-    async def _runs(self, runner: Runner, number: int) -> None:
-        """Run a server's runner; sometimes it is told who died, sometimes it has to see it."""
+    async def _runs(self, service: compose.Service, number: int) -> None:
+        """Run a server's runner; sometimes it is told who died, sometimes it has to see it.
+
+        Of its errands, those of runs that ask.
+        """
         if self.chance(f"told {number}").random() < 0.5:
             with suppress(MurmurateError):
-                await runner.take_over(f"server {number - 1}")
-        await runner.run()
+                await service.runner.take_over(f"server {number - 1}")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(service.runner.run())
+            for errands in service.errands:
+                if errands._queue == ASKING:
+                    tasks.create_task(errands.run())
 
     def _outages(self, name: str, share: float) -> Outages:
         return Outages(self.chance(f"outages {name}"), self.clock, share=share)

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from murmurate.agents.permissions import denial, permission_of, refusal
 from murmurate.agents.ports import AgentTool, Effect, Quoter, ToolContext, ToolResult
 from murmurate.agents.turn import (
     Reply,
@@ -17,8 +18,8 @@ from murmurate.agents.turn import (
     said,
     unknown,
 )
-from murmurate.config import AgentConfig, AnswerStyle
-from murmurate.core.errors import BadRequestError, ToolFailedError
+from murmurate.config import AgentConfig, AnswerStyle, Permission
+from murmurate.core.errors import BadRequestError, RunWaitingError, ToolFailedError
 from murmurate.core.journal import Journal, Journals, Step, StepKind
 from murmurate.core.ports import Model, Tracer
 from murmurate.core.types import (
@@ -27,8 +28,6 @@ from murmurate.core.types import (
     Finished,
     FinishReason,
     Message,
-    Origin,
-    OriginKind,
     Passage,
     Request,
     Text,
@@ -95,7 +94,7 @@ class Agents:
                 return
             calls = reply.calls[:CALLS_PER_STEP_MAX]
             results = await self._run(agent, request, journal, calls)
-            repeatable = repeatable and not any(self._writes(call) for call in calls)
+            repeatable = repeatable and not any(self._is_once(agent, call) for call in calls)
             repeatable = repeatable and not any(result.failed for result in results)
             passages = [p for r in results if r.passages is not None for p in r.passages]
             searched = any(result.passages is not None for result in results)
@@ -129,23 +128,62 @@ class Agents:
             step.ends(reply.kept())
 
     def _ask(self, agent: AgentConfig, request: Request, messages: tuple[Message, ...]) -> Request:
-        """Return the agent's own question to its model."""
-        tools = tuple(self._tools[name].spec for name in agent.tools if name in self._tools)
+        """Return the agent's own question to its model; a tool that is denied is not offered."""
+        tools = tuple(
+            self._tools[name].spec
+            for name in agent.tools
+            if self._permission(agent, name) not in {None, Permission.DENY}
+        )
         return msgspec.structs.replace(request, model=agent.model, messages=messages, tools=tools)
 
     async def _run(
         self, agent: AgentConfig, request: Request, journal: Journal, calls: Sequence[ToolCall]
     ) -> list[ToolResult]:
-        """Run the calls side by side; results come in the order of the calls."""
-        steps = [journal.step(kind_of(call.name), call.name, call.arguments) for call in calls]
+        """Run the calls side by side, those that ask once all of them are decided.
+
+        Results come in the order of the calls.
+        """
+        denials = self._denials(agent, journal, calls)
+        made = [call for call, denied in zip(calls, denials, strict=True) if denied is None]
+        steps = [journal.step(kind_of(call.name), call.name, call.arguments) for call in made]
         runs = (
-            self._once(agent, request, call, step) for call, step in zip(calls, steps, strict=True)
+            self._once(agent, request, call, step) for call, step in zip(made, steps, strict=True)
         )
         results = await asyncio.gather(*runs, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        return [result for result in results if isinstance(result, ToolResult)]
+        found = (result for result in results if isinstance(result, ToolResult))
+        return [next(found) if denied is None else denied for denied in denials]
+
+    def _denials(
+        self, agent: AgentConfig, journal: Journal, calls: Sequence[ToolCall]
+    ) -> list[ToolResult | None]:
+        """Return what comes of each call without making it; None: it is to be made.
+
+        `RunWaitingError`: somebody must decide first. Nothing of the model's reply is done before.
+        """
+        asking = [self._permission(agent, call.name) is Permission.ASK for call in calls]
+        steps = [
+            journal.step(StepKind.APPROVAL, call.name, call.arguments) if asks else None
+            for call, asks in zip(calls, asking, strict=True)
+        ]
+        said = [None if step is None else step.outcome for step in steps]
+        waiting = [
+            f"{call.name} ({step.key})"
+            for call, step, outcome in zip(calls, steps, said, strict=True)
+            if step is not None and outcome is None
+        ]
+        if waiting:
+            raise RunWaitingError(
+                f"the agent may not call {', '.join(waiting)} before somebody approves it"
+                " (`murmurate runs approvals`). The run goes on by itself once that is decided",
+                patience_s=agent.approval_s,
+            )
+        return [
+            None if outcome is None else denial(call, outcome)
+            for call, outcome in zip(calls, said, strict=True)
+        ]
 
     async def _once(
         self, agent: AgentConfig, request: Request, call: ToolCall, step: Step
@@ -161,7 +199,8 @@ class Agents:
         self, agent: AgentConfig, request: Request, call: ToolCall, *, key: str
     ) -> ToolResult:
         """Run one call. The model hears of a tool's refusal; a dead worker ends the turn."""
-        known = call.name in agent.tools and call.name in self._tools
+        permission = self._permission(agent, call.name)
+        known = permission is not None
         # A name that the model made up is its words, and those don't belong into a trace.
         name = f"tool {call.name}" if known else "tool unknown"
         with self._tracer.span(request.trace, name) as span:
@@ -176,6 +215,8 @@ class Agents:
             try:
                 if not known:
                     raise ToolFailedError(f"there is no tool {call.name!r}")  # noqa: TRY301
+                if permission is Permission.DENY:
+                    raise ToolFailedError(f"this agent may not use {call.name!r}")  # noqa: TRY301
                 async with asyncio.timeout(TOOL_S_MAX):
                     return await self._tools[call.name].call(call.arguments, context)
             except TimeoutError:
@@ -183,12 +224,18 @@ class Agents:
             except ToolFailedError as error:
                 failure = error.detail
             span.note(failed=True)
-            text = msgspec.json.encode({"error": failure}).decode()
-            return ToolResult(text, Origin(OriginKind.TOOL, call.name), failed=True)
+            return refusal(call, failure)
 
-    def _writes(self, call: ToolCall) -> bool:
+    def _permission(self, agent: AgentConfig, name: str) -> Permission | None:
+        """Return whether the agent may use a tool; None: it has none of that name."""
+        tool = self._tools.get(name) if name in agent.tools else None
+        return None if tool is None else permission_of(agent, tool)
+
+    def _is_once(self, agent: AgentConfig, call: ToolCall) -> bool:
+        """Tell whether the same answer to somebody else would need the call to be made again."""
         tool = self._tools.get(call.name)
-        return tool is not None and tool.effect is not Effect.READ
+        changes = tool is not None and tool.effect is not Effect.READ
+        return changes or self._permission(agent, call.name) is Permission.ASK
 
     def _quote(self, request: Request, passages: Sequence[Passage]) -> list[Delta]:
         """Return the words of the best passage with their place, or "I don't know"."""

@@ -9,10 +9,10 @@ import msgspec
 
 from murmurate.agents.ports import ToolResult
 from murmurate.cli.client import STRANGE, RefusedError
-from murmurate.core.journal import StepKind
+from murmurate.core.journal import Decision, StepKind
 from murmurate.core.types import Delta, Role, Text, ToolCall
-from murmurate.jobs.entries import Answer, Begun, Failed, Kind, StepDone, Stumbled
-from murmurate.jobs.service import RunEvent, RunView
+from murmurate.jobs.entries import Answer, Asked, Begun, Failed, Kind, StepDone, Stumbled
+from murmurate.jobs.views import RunEvent, RunView
 
 _T = TypeVar("_T")
 
@@ -36,7 +36,11 @@ def run_lines(run: RunView) -> list[str]:
         ", ".join([f"began {began}", *facts]),
         *(f"question: {short(text)}" for text in asked[-1:]),
         *step_tree(run.steps),
+        *(f"asks: {asks}" for asks in map(asked_line, run.asked)),
     ]
+    if run.asked:
+        decided = "murmurate runs approve, or deny"
+        lines += ["", f"{decided}, {run.id} (--step NUMBER, where it asks for several)"]
     if run.answer is not None:
         lines += ["", run.answer.text]
     if run.error is not None:
@@ -67,6 +71,11 @@ def step_line(step: StepDone) -> str:
     return f"{step.number} {step.kind.value} {short(step.name)}{called}: {outcome(step)}"
 
 
+def asked_line(asked: Asked) -> str:
+    """Return what somebody must decide: the number of its step, and the call."""
+    return f"{asked.number} {short(asked.name)}({short(asked.arguments)})"
+
+
 def outcome(step: StepDone) -> str:
     """Return what a step came to, in few words."""
     raw = bytes(step.outcome)
@@ -86,7 +95,10 @@ def outcome(step: StepDone) -> str:
             count = len(result.passages)
             return "1 passage" if count == 1 else f"{count} passages"
         case StepKind.APPROVAL:
-            return short(raw.decode(errors="replace"))
+            decision = _decoded(raw, Decision)
+            how = "approved" if decision.approved else "denied"
+            by = "" if decision.by is None else f" by {short(decision.by)}"
+            return short(f"{how}{by}{': ' if decision.reason else ''}{decision.reason}")
 
 
 def event_line(event: RunEvent) -> str | None:
@@ -106,6 +118,8 @@ def _said(event: RunEvent) -> str | None:
             return f"began: {request.model}, asked {short(asked[-1] if asked else '')!r}"
         case Kind.STEP:
             return step_line(_decoded(body, StepDone))
+        case Kind.ASKED:
+            return f"asks: {asked_line(_decoded(body, Asked))}: murmurate runs approvals"
         case Kind.STUMBLED:
             stumbled = _decoded(body, Stumbled)
             wait_s = max(stumbled.again_ms - event.at_ms, 0) / 1000

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from murmurate.cli.approvals import approvals, approve, deny
 from murmurate.cli.client import (
     CutError,
     NotRunningError,
@@ -31,7 +32,7 @@ from murmurate.cli.outcomes import (
     typed,
 )
 from murmurate.jobs.entries import Kind
-from murmurate.jobs.service import RunEvent, RunInfo, RunView
+from murmurate.jobs.views import RunEvent, RunInfo, RunView
 
 PATH = "/api/runs"
 HEADS = ("id", "model", "status", "steps", "began", "took")
@@ -43,7 +44,14 @@ CUTS_MAX = 3
 
 @click.group()
 def runs() -> None:
-    """Begin, list, show, follow, cancel and resume runs. Needs a key with the scope `runs`."""
+    """Begin, list, show, follow, cancel and resume runs, and decide what their agents ask for.
+
+    Needs a key with the scope `runs`, and for decisions one with `approve`.
+    """
+
+
+for decision in (approvals, approve, deny):
+    runs.add_command(decision)
 
 
 @runs.command()

@@ -8,6 +8,7 @@ from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, listen_address
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.management import Management
@@ -23,6 +24,7 @@ from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.retention import Retention
 from murmurate.jobs.schedules import Schedules
@@ -38,6 +40,7 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    approvals: Approvals
     book: Book
     metrics: Metrics
     archive: Retention
@@ -77,6 +80,7 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         ),
         timetable=Timetable(inside.schedules),
         items=items_of(config, outside, inside, requests=requests),
+        decisions=Decisions(inside.approvals),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
     return Gateway(

@@ -17,7 +17,9 @@ from murmurate.core.types import SessionRef
 from murmurate.gateway.responses.retention import ResponseRetention
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
+from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
+from murmurate.jobs.entries import ASKING
 from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
@@ -43,6 +45,7 @@ class Service:
     runner: Runner
     errands: Sequence[Errands]
     schedules: Schedules
+    approvals: Approvals
     retentions: Sequence[Retention | ResponseRetention]
     book: Book
     metrics: Metrics
@@ -57,16 +60,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     journals = OpenJournals(outside.log)
     book = book_of(config, outside, tenants=opened.tenants)
     sessions = chain(config, outside, collections, metrics, book=book, journals=journals)
-    runner = Runner(
-        sessions,
-        journals,
-        name=outside.runner,
-        log=outside.log,
-        clock=outside.clock,
-        tracer=outside.tracer,
-        events=outside.events,
-        at_a_time=config.runs.at_a_time,
-    )
+    runner = runner_of(config, outside, sessions, journals=journals)
     hooks = hooks_of(config, outside)
     runs = Runs(
         sessions,
@@ -79,21 +73,22 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         hooks=hooks,
     )
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
-    errands = errands_of(outside, runner, hooks=hooks, schedules=schedules)
+    approvals = approvals_of(config, outside, runner, opened=opened, metrics=metrics)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     watch(metrics, runner, book, platform)
     retention = retention_of(config, outside, tenants=opened.tenants)
-    inside = Inside(platform, runs, replays, schedules, book, metrics, retention)
+    inside = Inside(platform, runs, replays, schedules, approvals, book, metrics, retention)
     return Service(
         gateway(config, outside, opened, inside),
         platform,
         collections,
         runner,
-        errands,
+        errands_of(outside, runner, hooks=hooks, schedules=schedules, approvals=approvals),
         schedules,
+        approvals,
         (retention, response_retention_of(config, outside, tenants=opened.tenants)),
         book,
         metrics,
@@ -107,6 +102,22 @@ def watch(metrics: Metrics, runner: Runner, book: Book, platform: Platform) -> N
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_usage_lost", "Notes of usage without room.", lambda: book.lost)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+
+
+def runner_of(
+    config: Config, outside: Outside, sessions: Sessions, *, journals: OpenJournals
+) -> Runner:
+    """Return who works on the runs of this server."""
+    return Runner(
+        sessions,
+        journals,
+        name=outside.runner,
+        log=outside.log,
+        clock=outside.clock,
+        tracer=outside.tracer,
+        events=outside.events,
+        at_a_time=config.runs.at_a_time,
+    )
 
 
 def collections_of(config: Config, outside: Outside) -> Collections:
@@ -198,8 +209,33 @@ def schedules_of(
     )
 
 
+def approvals_of(
+    config: Config, outside: Outside, runner: Runner, *, opened: OpenedKeys, metrics: Metrics
+) -> Approvals:
+    """Return where what agents ask for is decided; show what waits."""
+    approvals = Approvals(
+        runner,
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        own=config.approvals.own,
+        tenants=lambda: {OPERATOR_TENANT, *opened.tenants()},
+    )
+    metrics.watch(
+        "murmurate_approvals_waiting",
+        "Runs that wait for an approval, of all servers.",
+        lambda: approvals.waiting,
+    )
+    metrics.watch(
+        "murmurate_approvals_oldest_seconds",
+        "How long the question has waited that times out next.",
+        lambda: approvals.oldest_s,
+    )
+    return approvals
+
+
 def errands_of(
-    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules
+    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules, approvals: Approvals
 ) -> list[Errands]:
     """Return who does the small work of each queue."""
     deadlines = Deadlines(outside.log, outside.clock)
@@ -207,6 +243,7 @@ def errands_of(
         HOOKS: hooks.deliver,
         DEADLINES: deadlines.end,
         SCHEDULES: schedules.fire,
+        ASKING: approvals.settle,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
     return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]

@@ -11,6 +11,7 @@ from murmurate.config.agents import (
     AnswerStyle,
     KnowledgeConfig,
     Missed,
+    Permission,
     ScheduleConfig,
 )
 from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
@@ -36,6 +37,7 @@ from murmurate.config.references import (
 )
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -67,6 +69,7 @@ __all__ = [
     "AccountsConfig",
     "AgentConfig",
     "AnswerStyle",
+    "ApprovalsConfig",
     "CacheConfig",
     "Config",
     "EmbeddingsConfig",
@@ -80,6 +83,7 @@ __all__ = [
     "Missed",
     "ModelConfig",
     "OutgoingConfig",
+    "Permission",
     "Remote",
     "ResponsesConfig",
     "RouterConfig",

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from murmurate.config.sections import Count, Section
@@ -17,6 +18,14 @@ class AnswerStyle(StrEnum):
     COMPOSE = "compose"
 
 
+class Permission(StrEnum):
+    """Whether an agent may use a tool."""
+
+    ALLOW = "allow"
+    ASK = "ask"
+    DENY = "deny"
+
+
 class AgentConfig(Section, frozen=True):
     """An agent, served under its name like a model."""
 
@@ -28,6 +37,12 @@ class AgentConfig(Section, frozen=True):
     """The collections that its searches look in."""
     tools: tuple[str, ...] = ()
     """What it may use: `search`, `calculate`."""
+    permissions: dict[str, Permission] = msgspec.field(default_factory=dict)
+    """Of its tools: `allow`, `ask` (each call waits until somebody with the scope `approve` has
+    decided; see docs/howto/approvals.md) or `deny` (its model does not see the tool). [`ask` for a
+    tool that changes something, else `allow`]"""
+    approval_s: Annotated[float, Meta(gt=0, le=365 * 86_400)] = 86_400.0
+    """How long a call waits for a decision; then it counts as denied."""
     answers: AnswerStyle = AnswerStyle.COMPOSE
     """`quote`: the best passage word for word, or "I don't know"; `compose`: the model writes its
     answer from the passages."""

@@ -129,6 +129,10 @@ def _check_agent(name: str, agent: AgentConfig, config: Config) -> None:
     for tool in agent.tools:
         if tool not in TOOLS:
             raise ConfigError(f"{where}.tools = {tool!r}: expected one of {', '.join(TOOLS)}")
+    for tool in agent.permissions:
+        if tool not in agent.tools:
+            its = ", ".join(agent.tools) or "none"
+            raise ConfigError(f"{where}.permissions has {tool!r}: expected one of its tools, {its}")
     if "search" in agent.tools and not agent.knowledge:
         raise ConfigError(f"{where}.tools has 'search' but knowledge = []: name a collection")
 

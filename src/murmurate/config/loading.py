@@ -5,7 +5,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
@@ -185,7 +185,9 @@ def _choices(message: str, kind: type[Any], name: str) -> str:
     """Return what msgspec leaves unsaid: the values of an enum, or the keys of a section."""
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
     if message.startswith("Invalid enum value"):
-        return f"; expected one of {', '.join(choice.value for choice in types[name])}"
+        wanted = types[name]
+        choices = get_args(wanted)[-1] if get_origin(wanted) is dict else wanted
+        return f"; expected one of {', '.join(choice.value for choice in choices)}"
     if message.startswith("Object contains unknown field"):
         return f"; expected one of {', '.join(types)}"
     return ""

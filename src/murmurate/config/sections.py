@@ -129,6 +129,13 @@ class ResponsesConfig(Section, frozen=True):
     """How long a stored response is kept, from its beginning."""
 
 
+class ApprovalsConfig(Section, frozen=True):
+    """Who may decide what agents ask for."""
+
+    own: bool = False
+    """Whether the key that began a run may decide its calls: for machines of one person."""
+
+
 class CacheConfig(Section, frozen=True):
     """The exact cache of answers: in memory, and in a Redis where several servers share one."""
 

@@ -8,6 +8,7 @@ from murmurate.config.agents import AgentConfig, AnswerStyle, KnowledgeConfig, S
 from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     AccountsConfig,
+    ApprovalsConfig,
     CacheConfig,
     HttpConfig,
     LimitConfig,
@@ -62,6 +63,7 @@ class Config(Section, frozen=True):
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
     responses: ResponsesConfig = ResponsesConfig()
+    approvals: ApprovalsConfig = ApprovalsConfig()
     accounts: AccountsConfig = AccountsConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
@@ -80,6 +82,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "router": RouterConfig,
     "runs": RunsConfig,
     "responses": ResponsesConfig,
+    "approvals": ApprovalsConfig,
     "accounts": AccountsConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,

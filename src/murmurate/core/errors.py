@@ -411,6 +411,43 @@ class RunOverError(MurmurateError):
     kind = "invalid_request_error"
 
 
+class RunWaitingError(MurmurateError):
+    """The agent wants to make a call that somebody with the scope `approve` must decide first.
+
+    `murmurate runs approvals` shows what is asked. Don't ask again: the run that the message names
+    goes on by itself once that is decided, and its session gets the turn at its end.
+    """
+
+    code = "run.waiting"
+    http_status = 409
+    kind = "invalid_request_error"
+
+    def __init__(self, detail: str, *, patience_s: float) -> None:
+        """The call counts as denied when nobody has decided for `patience_s`."""
+        super().__init__(detail)
+        self.patience_s = patience_s
+
+
+class ApprovalDecidedError(MurmurateError):
+    """Somebody else has decided this before, or nobody did in time; the message says who and how.
+
+    That stands. `murmurate runs show` tells what came of it.
+    """
+
+    code = "approval.decided"
+    http_status = 409
+    kind = "invalid_request_error"
+
+
+class ApprovalOwnError(ForbiddenError):
+    """Whoever began a run can't approve its calls.
+
+    Let somebody with another key decide. Where one person has all keys: `[approvals] own = true`.
+    """
+
+    code = "approval.own"
+
+
 class RunPoisonError(MurmurateError):
     """Too many servers died while they worked on this run, so it was given up.
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 from murmurate.core.ports import Entry, Log
-from murmurate.core.types import Delta, Request
+from murmurate.core.types import Delta, Frozen, Request
 
 
 class StepKind(StrEnum):
@@ -20,6 +22,16 @@ class StepKind(StrEnum):
     TOOL = "tool"
     RETRIEVAL = "retrieval"
     APPROVAL = "approval"
+    """Somebody decides whether a call is made. Its outcome is a `Decision`."""
+
+
+class Decision(Frozen, frozen=True, omit_defaults=True):
+    """What was said to a call that asks."""
+
+    approved: bool
+    reason: str = ""
+    by: str | None = None
+    """The key that decided; None where nobody did."""
 
 
 class Step(Protocol):
@@ -32,7 +44,11 @@ class Step(Protocol):
 
     @property
     def outcome(self) -> bytes | None:
-        """What the step came to (JSON) when it was done; None while it was not."""
+        """What the step came to (JSON) when it was done; None while it was not.
+
+        An approval is done by whoever decides. While it is None, the work ends with
+        `RunWaitingError`, and begins again when all approvals that it has begun are decided.
+        """
         ...
 
     async def done(self, outcome: bytes) -> None:
@@ -80,6 +96,15 @@ class Journals(Protocol):
         ...
 
 
+NO_RUN = msgspec.json.encode(
+    Decision(
+        approved=False,
+        reason="it needs an approval, which only a run can wait for: ask within a session (header"
+        " x-murmurate-session), or begin a run (POST /api/runs)",
+    )
+)
+
+
 class Unkept:
     """The journal of work that nobody goes on with: its steps have keys, and are forgotten."""
 
@@ -94,10 +119,13 @@ class Unkept:
         """Forget it."""
 
     def step(self, kind: StepKind, name: str, arguments: str = "") -> Step:
-        """Begin the next step."""
-        del kind, name, arguments
+        """Begin the next step. Nobody can be asked: who would wait for the answer?"""
+        del name, arguments
         self._steps += 1
-        return UnkeptStep(f"{self._name}:{self._steps}")
+        return UnkeptStep(
+            f"{self._name}:{self._steps}",
+            outcome=NO_RUN if kind is StepKind.APPROVAL else None,
+        )
 
     async def finish(self, entries: Sequence[Entry], answer: Sequence[Delta]) -> None:
         """Append the entries."""
@@ -109,10 +137,9 @@ class Unkept:
 class UnkeptStep:
     """A step of work that nobody goes on with."""
 
-    outcome: bytes | None = None
-
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, *, outcome: bytes | None = None) -> None:
         self.key = key
+        self.outcome = outcome
 
     async def done(self, outcome: bytes) -> None:
         """Forget it."""

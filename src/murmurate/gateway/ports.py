@@ -244,6 +244,21 @@ class Runs(Protocol):
         ...
 
 
+class Approvals(Protocol):
+    """Calls that wait for a decision. What is another tenant's is `NotFoundError`."""
+
+    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+        """Return those of the oldest runs first."""
+        ...
+
+    async def decide(self, caller: Caller, name: str, *, approved: bool, reason: str) -> object:
+        """Decide `run:number`, or what `run` asks; return what it was.
+
+        `ApprovalOwnError`: the caller began that run. `ApprovalDecidedError`: somebody was faster.
+        """
+        ...
+
+
 class Replays(Protocol):
     """Runs done again, without their side effects."""
 

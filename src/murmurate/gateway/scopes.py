@@ -22,6 +22,8 @@ class Scope(StrEnum):
     SESSIONS = "sessions"
     RUNS = "runs"
     """Begin runs in the background; see, cancel and resume all runs of its tenant."""
+    APPROVE = "approve"
+    """See and decide what the agents of its tenant ask for; not what its own runs ask."""
     TRACES = "traces"
     USAGE = "usage"
     """See what its tenant has used, and what it cost."""

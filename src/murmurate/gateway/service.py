@@ -17,6 +17,7 @@ from murmurate.core.errors import (
     MurmurateError,
     OverloadedError,
     RateLimitedError,
+    RunWaitingError,
     ShuttingDownError,
 )
 from murmurate.core.ids import Ids
@@ -24,6 +25,7 @@ from murmurate.core.ports import EventLog, Tracer
 from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
 from murmurate.gateway.administration import Administration
+from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.auth import check_place
 from murmurate.gateway.background import Background
 from murmurate.gateway.chat import error_body, error_event, error_line
@@ -96,6 +98,7 @@ class Handlers:
     background: Background
     timetable: Timetable
     items: ItemHandlers
+    decisions: Decisions
     usages: Usages
 
 
@@ -227,6 +230,9 @@ class Gateway:
             exchange.headers.append((b"retry-after", seconds))
         if isinstance(error, KeyInvalidError):
             exchange.headers.append((b"www-authenticate", b"Bearer"))
+        if isinstance(error, RunWaitingError):
+            # OpenAI's clients ask again at a 409: each time would begin one more run that waits.
+            exchange.headers.append((b"x-should-retry", b"false"))
         await exchange.answer_json(error.http_status, error_body(error))
 
     async def _break_off(self, exchange: Exchange, error: MurmurateError) -> None:
@@ -311,6 +317,8 @@ def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
         Route("POST", "/api/runs/{id}/cancel", Scope.RUNS, background.cancel),
         Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
         Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
+        Route("GET", "/api/approvals", Scope.APPROVE, handlers.decisions.listing),
+        Route("POST", "/api/approvals/{id}", Scope.APPROVE, handlers.decisions.decide),
         Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
         Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
         Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),

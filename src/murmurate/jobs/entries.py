@@ -27,6 +27,8 @@ from murmurate.core.types import (
 )
 
 QUEUE = "runs"
+ASKING = "runs.asking"
+"""The queue of runs that wait for an approval, due when that counts as denied."""
 DEAD = "runs.dead"
 """The queue of runs that were given up; nobody claims from it."""
 
@@ -37,6 +39,7 @@ class Kind(StrEnum):
     BEGUN = "run.begun"
     READ = "run.read"
     STEP = "run.step"
+    ASKED = "run.asked"
     STUMBLED = "run.stumbled"
     CANCEL = "run.cancel"
     FINISHED = "run.finished"
@@ -74,6 +77,23 @@ class StepDone(Frozen, frozen=True, omit_defaults=True):
     outcome: msgspec.Raw
     arguments: str = ""
     """What a tool was called with; empty for a model."""
+
+
+class Asked(Frozen, frozen=True, omit_defaults=True):
+    """A call that somebody must decide: what is asked is in the log before anybody is asked.
+
+    `number` is that of its step, which is done with the decision.
+    """
+
+    number: int
+    name: str
+    arguments: str
+    agent: str
+    at_ms: int
+    due_ms: int
+    """When it counts as denied, by the wall clock."""
+    by: str | None = None
+    """The key that began the run: not the one that decides."""
 
 
 class Stumbled(Frozen, frozen=True):
@@ -126,6 +146,8 @@ class RunState(Frozen, frozen=True, kw_only=True):
     ended_ms: int | None = None
     answer: Answer | None = None
     failure: Failed | None = None
+    asked: tuple[Asked, ...] = ()
+    """The calls that wait for a decision."""
     cancel_asked: bool = False
     stumbles: int = 0
     """How many attempts in a row failed since the last step."""
@@ -191,16 +213,17 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
         case Kind.READ:
             seen = msgspec.json.decode(body, type=Read).seen
             return new(state, begun=new(state.begun, seen=seen))
-        case Kind.STUMBLED:
-            return new(state, stumbles=state.stumbles + 1)
-        case Kind.CANCEL:
-            return new(state, cancel_asked=True)
-        case Kind.RESUMED:
-            begun = new(state.begun, deadline_ms=None)  # whoever resumes it wants it after all
-            fresh = new(state, status=RunStatus.UNDER_WAY, failure=None, ended_ms=None, begun=begun)
-            return new(fresh, stumbles=0, cancel_asked=False)
+        case Kind.ASKED:
+            asked = msgspec.json.decode(body, type=Asked)
+            return new(state, asked=(*_but(state.asked, asked.number), asked))
+        case Kind.STUMBLED | Kind.CANCEL:
+            stumbles = state.stumbles + (stored.kind == Kind.STUMBLED)
+            cancel_asked = state.cancel_asked or stored.kind == Kind.CANCEL
+            return new(state, stumbles=stumbles, cancel_asked=cancel_asked)
         case Kind.FINISHED | Kind.FAILED | Kind.CANCELLED:
             return _ended(new(state, ended_ms=at_ms, ends=state.ends + 1), stored)
+        case Kind.RESUMED:
+            return _resumed(state)
         case _:
             return state  # a later version's word, which changes nothing here
 
@@ -208,11 +231,24 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
 def _advanced(state: RunState, step: StepDone) -> RunState:
     if any(known.number == step.number for known in state.steps):
         return state  # it was delivered twice: the first one counts
-    return msgspec.structs.replace(state, steps=(*state.steps, step), stumbles=0)
+    steps, asked = (*state.steps, step), _but(state.asked, step.number)
+    return msgspec.structs.replace(state, steps=steps, asked=asked, stumbles=0)
+
+
+def _but(asked: Sequence[Asked], number: int) -> tuple[Asked, ...]:
+    return tuple(it for it in asked if it.number != number)
+
+
+def _resumed(state: RunState) -> RunState:
+    new = msgspec.structs.replace
+    begun = new(state.begun, deadline_ms=None)  # whoever resumes it wants it after all
+    fresh = new(state, status=RunStatus.UNDER_WAY, failure=None, ended_ms=None, begun=begun)
+    return new(fresh, stumbles=0, cancel_asked=False)
 
 
 def _ended(state: RunState, stored: Stored) -> RunState:
     new = msgspec.structs.replace
+    state = new(state, asked=())  # a run that is resumed asks anew
     match stored.kind:
         case Kind.FINISHED:
             answer = msgspec.json.decode(stored.body, type=Answer)

@@ -9,8 +9,10 @@ from murmurate.core.journal import Journal, StepKind, Unkept
 from murmurate.core.ports import NEVER_MS, Claim, Done, Entry, Log, Offer, Work
 from murmurate.core.types import Delta, Frozen, Request
 from murmurate.jobs.entries import (
+    ASKING,
     DEAD,
     QUEUE,
+    Asked,
     Begun,
     Failed,
     Kind,
@@ -53,6 +55,8 @@ class KeptJournal:
         self._begun = begun
         self._past: Mapping[int, StepDone] = {step.number: step for step in past}
         self._numbers = 0
+        self._undecided: list[StepDone] = []
+        """The approvals that this attempt has begun and nobody has decided."""
         self._last: list[Entry] = []
         self._read: list[Entry] = []
         """Up to where the session was read, until it is written with whatever comes next."""
@@ -96,6 +100,8 @@ class KeptJournal:
                 f" {now if now != was else 'that with other arguments'} now: the agent, its code"
                 " or its documents have changed in between. `murmurate replay` shows where"
             )
+        if kind is StepKind.APPROVAL and past is None:
+            self._undecided.append(begun)
         return KeptStep(self, begun, past)
 
     async def finish(self, entries: Sequence[Entry], answer: Sequence[Delta]) -> None:
@@ -125,6 +131,21 @@ class KeptJournal:
         """Let any runner try again at that time."""
         stumbled = Stumbled(error.code, error.detail[:DETAIL_CHARS_MAX], again_ms)
         await self._end(Kind.STUMBLED, stumbled, Offer(*self._place, QUEUE, due_ms=again_ms))
+
+    async def ask(self, *, now_ms: int, patience_s: float) -> None:
+        """Write down what somebody must decide, and let go of the run until it is decided."""
+        due_ms = now_ms + int(patience_s * 1000)
+        agent, by = self._begun.request.model, self._begun.request.key or None
+        asked = [
+            Asked(it.number, it.name, it.arguments, agent, now_ms, due_ms, by)
+            for it in self._undecided
+        ]
+        self.is_over = True
+        told, offers = told_of(
+            self._begun, self._place, how=Kind.ASKED, ends=self._ends, asked=asked[0].number
+        )
+        entries = [self._entry(Kind.ASKED, it) for it in asked]
+        await self._append([*entries, *told], Offer(*self._place, ASKING, due_ms=due_ms), *offers)
 
     async def write(self, step: StepDone) -> None:
         """Write a step, durable when this returns."""
@@ -158,8 +179,9 @@ class KeptJournal:
         begun = self._entry(Kind.BEGUN, self._begun)
         # Work that begins and ends in one append needs no holder.
         held = () if work else (Offer(*self._place, QUEUE, holder=self.claim.runner),)
+        left = [it for it in work if isinstance(it, Offer)]
         try:
-            await self._log.append([begun, *entries], work=held)
+            await self._log.append([begun, *entries], work=held or left)
         except FencedError as cause:  # nobody else goes on with a run that was not begun
             self.is_written = False
             raise LogUnavailableError(
@@ -235,6 +257,12 @@ async def put_back(log: Log, claim: Claim, *, due_ms: int = 0) -> None:
     left = Entry(claim.tenant, claim.stream, Kind.LEFT.value, msgspec.json.encode(Nothing()))
     again = Offer(claim.tenant, claim.stream, QUEUE, due_ms=due_ms)
     await log.append([left], fence=claim, work=[again])
+
+
+async def put_asking(log: Log, claim: Claim, due_ms: int) -> None:
+    """Leave a run to whoever decides what it asks, or to the end of their time."""
+    asking = Offer(claim.tenant, claim.stream, ASKING, due_ms=due_ms)
+    await log.append([], fence=claim, work=[asking])
 
 
 async def put_aside(log: Log, claim: Claim) -> None:

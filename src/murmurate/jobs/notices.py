@@ -23,6 +23,8 @@ HOOKS_DEAD = "hooks.dead"
 OFFERED = "hook.offered"
 PREFIX = "hook/"
 
+TOLD = {Kind.FINISHED, Kind.FAILED, Kind.CANCELLED, Kind.ASKED}
+
 Told = tuple[tuple[Entry, ...], tuple[Work, ...]]
 """What is written, and what is offered."""
 
@@ -41,14 +43,20 @@ class Notice(Frozen, frozen=True, omit_defaults=True):
 
 
 def told_of(
-    begun: Begun, place: tuple[str, str], *, how: Kind, ends: int, code: str | None = None
+    begun: Begun,
+    place: tuple[str, str],
+    *,
+    how: Kind,
+    ends: int,
+    code: str | None = None,
+    asked: int | None = None,
 ) -> Told:
     """Return what belongs to the append that ends a run: nothing where nobody wants to be told.
 
-    `ends` is how often the run has ended before: each end is told as a message of its own.
+    `ends` is how often the run has ended before: each end is told as a message of its own. So is
+    that it waits for an approval, the first of which is `asked`.
     """
-    ending = how in {Kind.FINISHED, Kind.FAILED, Kind.CANCELLED}
-    if begun.webhook is None or not ending:
+    if begun.webhook is None or how not in TOLD:
         return (), ()
     tenant, run_id = place[0], id_of(place[1])
     session = begun.request.session
@@ -60,7 +68,7 @@ def told_of(
         None if session is None else session.id,
         code,
     )
-    stream = notice_stream(run_id, ends)
+    stream = notice_stream(run_id, ends) + ("" if asked is None else f"-asks-{asked}")
     entry = Entry(tenant, stream, OFFERED, msgspec.json.encode(notice))
     return (entry,), (Offer(tenant, stream, HOOKS),)
 

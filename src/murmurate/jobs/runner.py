@@ -20,6 +20,7 @@ from murmurate.core.errors import (
     MurmurateError,
     RunDeadlineError,
     RunPoisonError,
+    RunWaitingError,
 )
 from murmurate.core.ports import Claim, EventLog, Log, Model, Tracer
 from murmurate.core.types import Delta, TraceRef
@@ -31,6 +32,7 @@ from murmurate.jobs.journal import (
     OpenJournals,
     give_up,
     put_aside,
+    put_asking,
     put_back,
     strike_off,
 )
@@ -164,6 +166,11 @@ class Runner:
     def end_soon(self, claim: Claim, write: _Step) -> None:
         """Write what becomes of a run, without keeping anybody waiting for it."""
         self._do_aside(self._end(claim, write))
+
+    async def asks(self, journal: KeptJournal, waiting: RunWaitingError) -> None:
+        """Let a run wait until somebody has decided what it asks."""
+        now_ms = self._clock.unix_ms()
+        await journal.ask(now_ms=now_ms, patience_s=waiting.patience_s)
 
     async def live(self) -> None:
         """Renew once; look into what we were nudged about; write the ends that were left.
@@ -330,6 +337,9 @@ class Runner:
             await self.end(claim, lambda: strike_off(log, claim))
         elif state.cancel_asked:
             await self.end(claim, journal.cancel)
+        elif state.asked:  # its work was lost, and made anew where the log was mended
+            due_ms = min(it.due_ms for it in state.asked)
+            await self.end(claim, lambda: put_asking(log, claim, due_ms))
         elif is_poison(epoch=claim.epoch, epoch_last=state.epoch_last):
             poison = RunPoisonError(f"{lost} servers in a row died while they worked on it")
             await self.end(claim, lambda: journal.give_up(poison))
@@ -353,6 +363,8 @@ class Runner:
                     await journal.finish([], answer)
         except FencedError:
             return
+        except RunWaitingError as waiting:
+            await self.end(claim, lambda waiting=waiting: self.asks(journal, waiting))
         except RunDeadlineError as late:
             await self.end(claim, lambda late=late: journal.fail(late))
         except asyncio.CancelledError:

@@ -6,7 +6,7 @@ on it.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 
 import msgspec
@@ -21,21 +21,19 @@ from murmurate.core.errors import (
     NotFoundError,
     RunOpenError,
     RunOverError,
+    RunWaitingError,
 )
-from murmurate.core.ids import Ids, first_of, made_ms
+from murmurate.core.ids import Ids, first_of
 from murmurate.core.ports import Claim, Entry, Log, Model, Nudge, Offer, Stored, Work, WorkInfo
-from murmurate.core.types import Delta, Frozen, Message, Request
+from murmurate.core.types import Delta, Request
 from murmurate.jobs.deadlines import deadline_offer
 from murmurate.jobs.entries import (
     QUEUE,
-    Answer,
     Begun,
-    Failed,
     Kind,
     Nothing,
     RunState,
     RunStatus,
-    StepDone,
     folded,
     id_of,
     stream_of,
@@ -43,63 +41,22 @@ from murmurate.jobs.entries import (
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import KeptJournal, OpenJournals, put_back
 from murmurate.jobs.runner import Runner
+from murmurate.jobs.views import (
+    RunEvent,
+    RunInfo,
+    RunView,
+    Webhook,
+    damaged,
+    info_of,
+    session_of,
+    status_of,
+)
 
 FOLLOW_S = 0.2
 LOOK_BACK_MS = (3_600_000, 86_400_000, 0)
 """A listing looks at the last hour; where that has too few runs, at the last day; then at all."""
 NOTHING = msgspec.json.encode(Nothing())
 FIRST_EPOCH = 1
-
-
-class RunInfo(Frozen, frozen=True, omit_defaults=True):
-    """A run as a list shows it."""
-
-    id: str
-    model: str
-    status: str
-    began_ms: int
-    steps: int
-    ended_ms: int | None = None
-    session: str | None = None
-    error: str | None = None
-    due_ms: int | None = None
-    """When it is tried again."""
-
-
-class Webhook(Frozen, frozen=True, omit_defaults=True):
-    """Who is told when a run ends, and how far that is: waiting, delivered or given up."""
-
-    url: str
-    status: str
-    attempts: int = 0
-    detail: str | None = None
-    """What the last attempt came to."""
-
-
-class RunView(Frozen, frozen=True, omit_defaults=True):
-    """A run in whole."""
-
-    id: str
-    model: str
-    status: str
-    began_ms: int
-    messages: tuple[Message, ...]
-    steps: tuple[StepDone, ...] = ()
-    ended_ms: int | None = None
-    session: str | None = None
-    answer: Answer | None = None
-    error: Failed | None = None
-    deadline_ms: int | None = None
-    webhook: Webhook | None = None
-
-
-class RunEvent(Frozen, frozen=True):
-    """An entry of a run as its followers see it."""
-
-    kind: str
-    seq: int
-    at_ms: int
-    body: msgspec.Raw
 
 
 class Runs:
@@ -157,12 +114,12 @@ class Runs:
         except FencedError:
             raise  # another server goes on with it
         except MurmurateError as error:
-            write = journal.cancel if cancelled else lambda error=error: journal.fail(error)
+            write = self._ending(journal, error, cancelled=cancelled)
             has_begun = journal.is_written
             if not await self._runner.end(claim, write) and has_begun:
                 raise RunOpenError(
-                    f"{error.detail}; {id_of(stream)} has begun, and its failure could not be"
-                    " written: it may be finished, or be so soon. Look at it before you ask again",
+                    f"{error.detail}; {id_of(stream)} has begun, and this could not be written:"
+                    " it may be finished, or be so soon. Look at it before you ask again",
                     retry_s=error.retry_s,
                 ) from error
             raise
@@ -171,6 +128,16 @@ class Runs:
             self._runner.drops(claim)
             if journal.is_written and not journal.is_over:
                 self._leave(journal)
+
+    def _ending(
+        self, journal: KeptJournal, error: MurmurateError, *, cancelled: bool
+    ) -> Callable[[], Awaitable[None]]:
+        """Return what writes how an attempt ended with an error."""
+        if cancelled:
+            return journal.cancel
+        if isinstance(error, RunWaitingError):
+            return lambda: self._runner.asks(journal, error)
+        return lambda: journal.fail(error)
 
     def _leave(self, journal: KeptJournal) -> None:
         """End the run of a client that has gone; when it is us who go, another server goes on."""
@@ -216,12 +183,13 @@ class Runs:
         return RunView(
             id=run_id,
             model=state.begun.request.model,
-            status=_status(state, work),
+            status=status_of(state, work),
             began_ms=state.began_ms,
             messages=state.begun.request.messages,
             steps=state.steps,
+            asked=state.asked,
             ended_ms=state.ended_ms,
-            session=_session(state),
+            session=session_of(state),
             answer=state.answer,
             error=state.failure,
             deadline_ms=state.begun.deadline_ms,
@@ -253,9 +221,9 @@ class Runs:
         found: list[RunInfo] = []
         for name in reversed(names):
             try:
-                found.append(_info(await self._state(tenant, id_of(name)), waiting.get(name)))
+                found.append(info_of(await self._state(tenant, id_of(name)), waiting.get(name)))
             except LogCorruptError as damage:
-                found.append(_damaged(id_of(name), damage))
+                found.append(damaged(id_of(name), damage))
             except NotFoundError:
                 continue  # it was forgotten meanwhile
         return found
@@ -348,46 +316,6 @@ class Runs:
     async def _entries_after(self, tenant: str, run_id: str, seen: int) -> list[Stored]:
         async with aclosing(self._log.read(tenant, stream_of(run_id), after=seen)) as entries:
             return [stored async for stored in entries]
-
-
-def _info(state: RunState, work: WorkInfo | None) -> RunInfo:
-    status = _status(state, work)
-    return RunInfo(
-        id=state.id,
-        model=state.begun.request.model,
-        status=status,
-        began_ms=state.began_ms,
-        steps=len(state.steps),
-        ended_ms=state.ended_ms,
-        session=_session(state),
-        error=None if state.failure is None else state.failure.code,
-        due_ms=work.due_ms if work is not None and status == "waiting" else None,
-    )
-
-
-def _damaged(run_id: str, damage: LogCorruptError) -> RunInfo:
-    return RunInfo(
-        id=run_id,
-        model="",
-        status="damaged",
-        began_ms=made_ms(run_id),
-        steps=0,
-        error=damage.code,
-    )
-
-
-def _status(state: RunState, work: WorkInfo | None) -> str:
-    """Return where a run stands: its entries say whether it is over, its work the rest."""
-    if state.status is not RunStatus.UNDER_WAY:
-        return state.status.value
-    if work is not None and work.runner is not None:
-        return "running"
-    return "waiting" if work is not None and work.due_ms else "queued"
-
-
-def _session(state: RunState) -> str | None:
-    session = state.begun.request.session
-    return None if session is None else session.id
 
 
 def _ended(state: RunState) -> str:

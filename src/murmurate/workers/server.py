@@ -106,6 +106,7 @@ async def main(message: ServerBoot, words: Words) -> None:
         lambda: words.take_over(service, message.gone),
         *(errands.run for errands in service.errands),
         service.schedules.keep,
+        service.approvals.keep_count,
         service.book.keep,
     ]
     if message.number == 0:
