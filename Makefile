@@ -51,3 +51,9 @@ tiny:
 	@test -x build/tiny-venv/bin/python || $(PYTHON) -m venv build/tiny-venv
 	@build/tiny-venv/bin/python -m pip install -q --disable-pip-version-check -r models/tiny/requirements.txt
 	@cd models/tiny && for step in train export evaluate; do ../../build/tiny-venv/bin/python $$step.py || exit 1; done
+
+# What the gateway costs beside nginx, TensorZero and LiteLLM; the last two get environments of their own.
+.PHONY: bench-peers
+bench-peers: setup
+	@command -v gcc >/dev/null && PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { echo "bench-peers needs gcc and nginx"; exit 1; }
+	@$(BIN)/python benchmarks/gateway.py

@@ -20,8 +20,11 @@ def measure(name: str, programme: str, *arguments: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def python_of(name: str) -> Path:
-    """Return the Python that has the peer's packages; makes it the first time (a minute or two)."""
+def python_of(name: str, *, whole: bool = False) -> Path:
+    """Return the Python that has the peer's packages; makes it the first time (a minute or two).
+
+    A `whole` list names every package: what the packages ask for themselves is not looked at.
+    """
     wanted = PEERS / f"{name}.txt"
     folder = ENVIRONMENTS / name
     python, installed = folder / "bin" / "python", folder / "installed.txt"
@@ -29,6 +32,7 @@ def python_of(name: str) -> Path:
         print(f"installing {name} into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         install = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(wanted)]
+        install += ["--no-deps"] if whole else []
         subprocess.run([str(python), *install], check=True)
         installed.write_bytes(wanted.read_bytes())
     return python

@@ -52,7 +52,7 @@ def running(config: str) -> Iterator[Service]:
         process = subprocess.Popen(command, env=environment())
         try:
             found = _service(process, facts)
-            _settle(process.pid)
+            settle(process.pid)
             yield found
         finally:
             stop(process)
@@ -84,21 +84,30 @@ def _service(process: subprocess.Popen[bytes], facts: Path) -> Service:
     return Service(Target(*found["gateway"]), engines, found["pids"])
 
 
-def _settle(pid: int) -> None:
-    """Wait until the service has nothing more to do for itself, as a first start has."""
-    deadline_s = time.perf_counter() + START_S
-    used_s, before_s = _tree_cpu_s(pid), -1.0
+def settle(pid: int, most_s: float = START_S) -> None:
+    """Wait until a service has nothing more to do for itself, as a first start has."""
+    deadline_s = time.perf_counter() + most_s
+    used_s, before_s = tree_cpu_s(pid), -1.0
     while used_s - before_s > IDLE_S and time.perf_counter() < deadline_s:
         time.sleep(0.5)
-        before_s, used_s = used_s, _tree_cpu_s(pid)
+        before_s, used_s = used_s, tree_cpu_s(pid)
 
 
-def _tree_cpu_s(pid: int) -> float:
+def tree_cpu_s(pid: int) -> float:
     """Return the CPU time of a process and of all below it that still run."""
-    below = [child for child, parent in _parents().items() if parent == pid]
-    with contextlib.suppress(FileNotFoundError):  # it ended in between
-        return cpu_s(pid) + sum(map(_tree_cpu_s, below))
-    return 0.0
+    used_s = 0.0
+    for each in tree(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended in between
+            used_s += cpu_s(each)
+    return used_s
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    parents, found = _parents(), [pid]
+    for each in found:  # it grows meanwhile
+        found += [child for child, parent in parents.items() if parent == each]
+    return found
 
 
 def _parents() -> dict[int, int]:

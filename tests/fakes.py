@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, TypeVar
 
 from murmurate.adapters.memory import MemoryLog
-from murmurate.core.errors import MurmurateError, NotFoundError
+from murmurate.core.errors import KeyReusedError, MurmurateError, NotFoundError
 from murmurate.core.fetch import Fetch, Fetched
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embeddings, Entry, Model
@@ -24,6 +24,7 @@ from murmurate.core.types import (
     FinishReason,
     Frozen,
     Message,
+    Once,
     Origin,
     OriginKind,
     Part,
@@ -301,6 +302,13 @@ class FakeRun(Frozen, frozen=True, omit_defaults=True):
     error: FakeFailure | None = None
 
 
+class KnownRun(Frozen, frozen=True):
+    """What an `Idempotency-Key` has begun."""
+
+    run: str
+    session: str | None
+
+
 @dataclass
 class FakeRuns:
     """Runs that end as the test says, and a note of what was asked of them."""
@@ -319,6 +327,10 @@ class FakeRuns:
         default_factory=list[tuple[float | None, str | None]]
     )
 
+    known: dict[tuple[str, str], tuple[Once, KnownRun]] = field(
+        default_factory=dict[tuple[str, str], tuple[Once, KnownRun]]
+    )
+
     async def submit(
         self,
         request: Request,
@@ -326,16 +338,26 @@ class FakeRuns:
         priority: int = 0,
         deadline_s: float | None = None,
         webhook: str | None = None,
+        once: Once | None = None,
         run_id: str | None = None,
         beside: Sequence[Entry] = (),
     ) -> str:
         self.begun.append((request, priority))
         self.terms.append((deadline_s, webhook))
         self.ids.append(run_id or f"run_{len(self.begun)}")
+        if once is not None:
+            session = None if request.session is None else request.session.id
+            self.known[request.tenant, once.key] = (once, KnownRun(self.ids[-1], session))
         if beside:
             assert self.log is not None
             await self.log.append(beside)
         return self.ids[-1]
+
+    async def sent_before(self, tenant: str, once: Once) -> KnownRun | None:
+        asked, known = self.known.get((tenant, once.key), (once, None))
+        if asked != once:
+            raise KeyReusedError("with another body")
+        return known
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
         own = [n for n, (it, _) in enumerate(self.begun) if it.tenant == tenant]

@@ -446,8 +446,29 @@ def test_each_tenant_has_a_secret_of_its_own_for_its_notices(
     monkeypatch.setenv("HOOKS", "whsec_" + base64.b64encode(bytes(24)).decode())
     monkeypatch.setenv("ACME_HOOKS", base64.b64encode(bytes(range(64))).decode())
     config = parse({"webhooks": {"secret": "env:HOOKS", "secrets": {"acme": "env:ACME_HOOKS"}}})
-    assert webhook_keys(config.webhooks) == {"default": bytes(24), "acme": bytes(range(64))}
+    assert webhook_keys(config.webhooks) == {"default": (bytes(24),), "acme": (bytes(range(64)),)}
     assert webhook_keys(parse({}).webhooks) == {}
+
+
+def test_while_one_secret_takes_the_place_of_another_both_sign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new = (base64.b64encode(bytes([byte] * 24)).decode() for byte in (1, 2))
+    config = parse({"webhooks": {"secret": "env:HOOKS"}})
+    monkeypatch.setenv("HOOKS", f"whsec_{new} whsec_{old}")
+    assert webhook_keys(config.webhooks) == {"default": (bytes([2] * 24), bytes([1] * 24))}
+    monkeypatch.setenv("HOOKS", f"{new} {old} {new}")
+    with pytest.raises(ConfigError, match="or two of them"):
+        webhook_keys(config.webhooks)
+
+
+def test_a_schedule_may_have_a_deadline_and_a_webhook_if_its_tenant_has_a_secret() -> None:
+    schedule = {"cron": "0 7 * * *", "model": "tiny", "message": "?", "deadline_s": 60}
+    schedule["webhook"] = "https://receiver.example/"
+    with pytest.raises(ConfigError, match=r"schedules.brief.webhook: the tenant 'default' has no"):
+        parse({"schedules": {"brief": schedule}})
+    found = parse({"schedules": {"brief": schedule}, "webhooks": {"secret": "env:HOOKS"}})
+    assert found.schedules["brief"].deadline_s == 60
 
 
 @pytest.mark.parametrize("value", ["whsec_c2hvcnQ=", "not base64 at all!", "c2hvcnQ" * 99])

@@ -111,7 +111,9 @@ def test_every_configuration_in_the_pages_can_be_read() -> None:
 
 
 def test_every_setting_that_a_page_names_exists() -> None:
-    codes = {kind.code for kind in family()} | {"server.log", "log.damaged"}  # a file, an event
+    codes = {kind.code for kind in family()} | {
+        *("server.log", "log.damaged", "log.fault"),  # a file, events
+    }
     wrong = [
         f"{page.relative_to(ROOT)}: {section}.{key}"
         for page in PAGES

@@ -466,10 +466,10 @@ def test_over_tcp_one_connection_serves_request_after_request() -> None:
         async with upstream(handler, str(port)), story(remote=Remote(url), socket=None) as told:
             for _ in range(3):
                 assert await all_of(told.engine, ask()) == WHOLE
+            assert len(ports) == 1
             assert await told.engine.health()
 
     asyncio.run(run())
-    assert len(ports) == 1
 
 
 def test_over_tls_the_own_authority_is_trusted_and_its_absence_is_told() -> None:

@@ -23,7 +23,7 @@ from murmurate.core.errors import (
     LogUnavailableError,
     MurmurateError,
 )
-from murmurate.core.ports import Claim, Entry, Offer
+from murmurate.core.ports import Claim, Done, Entry, Offer
 from murmurate.testing.stories import (
     S,
     T,
@@ -319,30 +319,48 @@ class Wire:
         await asyncio.gather(answering, return_exceptions=True)
 
 
+@asynccontextmanager
+async def behind(wire: Wire, server: PostgresServer, schema: str) -> AsyncGenerator[PostgresLog]:
+    """A log that reaches its server through the wire."""
+    async with wire.listening() as port, asyncio.timeout(STORY_S):
+        url = server.url.replace(f":{server.port}/", f":{port}/")
+        log = await PostgresLog.open(Database(url, schema=schema), clock=SystemClock())
+        try:
+            yield log
+        finally:
+            await log.close()
+
+
 @pytest.mark.parametrize("forwards", [True, False])
-def test_a_connection_lost_in_a_commit_leaves_the_outcome_open_and_says_so(
+def test_a_commit_whose_answer_is_lost_is_looked_for_and_made_only_if_it_is_not_there(
     postgres: PostgresServer, schema: str, *, forwards: bool
 ) -> None:
-    """Reading tells; then the same append, with the head that is expected, is safe."""
-
     async def story() -> None:
         wire = Wire(postgres.port)
-        async with wire.listening() as port, asyncio.timeout(STORY_S):
-            url = postgres.url.replace(f":{postgres.port}/", f":{port}/")
-            log = await PostgresLog.open(Database(url, schema=schema), clock=SystemClock())
+        async with behind(wire, postgres, schema) as log:
             await log.append([entry("a")])
             wire.cuts, wire.forwards = True, forwards
-            error = await why(log.append([entry("b")], expected={(T, S): 1}))
+            assert await log.append([entry("b"), entry("c")]) == [2, 3]
+            assert not wire.cuts
+            assert log.faults == 1
+            assert bodies_of(await all_of(log.read(T, S))) == ["a", "b", "c"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_a_lost_commit_that_left_nothing_to_look_for_is_left_open_and_that_is_said(
+    postgres: PostgresServer, schema: str, *, forwards: bool
+) -> None:
+    async def story() -> None:
+        wire = Wire(postgres.port)
+        async with behind(wire, postgres, schema) as log:
+            await log.append([], work=[Offer(T, S, "runs")])
+            wire.cuts, wire.forwards = True, forwards
+            error = await why(log.append([], work=[Done(T, S)]))
             assert isinstance(error, LogUnavailableError)
             assert "whether this was written is not known" in error.detail
-            stored = bodies_of(await all_of(log.read(T, S)))
-            assert stored == (["a", "b"] if forwards else ["a"])
-            again = log.append([entry("b")], expected={(T, S): 1})
-            if forwards:
-                await refused(again, LogConflictError)
-            else:
-                assert await again == [2]
-            await log.close()
+            assert len(await all_of(log.work(T, "runs"))) == (0 if forwards else 1)
 
     asyncio.run(story())
 

@@ -307,7 +307,11 @@ def test_the_wal_is_folded_into_the_file_at_the_end(tmp_path: Path) -> None:
         assert (tmp_path / "truth.db-wal").stat().st_size > 0
 
     play(tmp_path / "truth.db", story)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["truth.db", "truth.db-lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "truth.db",
+        "truth.db-lock",
+        "truth.db-queue",
+    ]
 
 
 @pytest.mark.e2e

@@ -154,6 +154,7 @@ def test_the_old_file_is_kept_beside_it_and_no_older_one(tmp_path: Path) -> None
     assert sorted(it.name for it in tmp_path.iterdir()) == [
         "truth.db",
         "truth.db-lock",
+        "truth.db-queue",
         "truth.db.v1.bak",
     ]
     assert kept.stat().st_mode & 0o777 == 0o600

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from murmurate.adapters.sqlite.copies import _name_again
 from murmurate.adapters.sqlite.damage import Damage, Reason
+from murmurate.adapters.sqlite.database import open_writer
+from murmurate.adapters.sqlite.format import SCHEMA
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.mend import DAMAGED_FILES_KEPT, ask_for_mending
 from murmurate.adapters.sqlite.salvage import CERTAIN
@@ -359,14 +361,8 @@ def test_a_wal_that_is_missing_or_without_its_index_is_no_damage(
 def test_the_wal_of_another_log_is_put_aside(pristine: Pristine, tmp_path: Path) -> None:
     path = copied(pristine.closed, tmp_path / "log")
 
-    async def other() -> bytes:
-        log = SqliteLog(tmp_path / "other.db", clock=SystemClock())
-        await log.append([entry("foreign", stream="session/00")])
-        content = (tmp_path / "other.db-wal").read_bytes()
-        await log.close()
-        return content
-
-    foreign = asyncio.run(other())
+    with closing(open_writer(tmp_path / "other.db", SCHEMA, synchronous="FULL")):
+        foreign = (tmp_path / "other.db-wal").read_bytes()  # of a young file: all its tables
     path.with_name("truth.db-wal").write_bytes(foreign)
     seen = asyncio.run(look(path))
     judge(seen, pristine.kept)

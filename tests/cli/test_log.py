@@ -73,7 +73,7 @@ async def fill(log: Log) -> None:
 
 async def content(log: Log) -> list[Any]:
     """Return all that can be read of it."""
-    found: list[Any] = [await log.beats()]
+    found: list[Any] = [sorted(await log.beats())]  # beats themselves stay where they are
     for tenant in (T, "租户"):
         found.append(await all_of(log.work(tenant, "runs")))
         for info in await all_of(log.streams(tenant, "")):

@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from murmurate.core.ids import Ids, first_of, made_ms, named
+from murmurate.core.ids import CHANCE_BYTES, Ids, SystemChance, first_of, made_ms, named
 from tests.fakes import FakeClock
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -112,3 +112,16 @@ class At(FakeClock):
 
     def unix_ms(self) -> int:
         return self._unix_ms
+
+
+def test_the_systems_chance_is_never_the_same_twice_and_reaches_every_bit() -> None:
+    chance = SystemChance()
+    seen = [chance.getrandbits(62) for _ in range(CHANCE_BYTES // 8 * 3)]
+    assert len(set(seen)) == len(seen)
+    either = everywhere = seen[0]
+    for number in seen:
+        either |= number
+        everywhere &= number
+    assert (either, everywhere) == (2**62 - 1, 0)
+    assert chance.getrandbits(CHANCE_BYTES * 16).bit_length() > CHANCE_BYTES * 16 - 64
+    assert 0 <= chance.random() < 1

@@ -29,7 +29,7 @@ from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.store import Store
 from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.responses.talks import Talks
-from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
 from tests.fakes import (
@@ -223,6 +223,7 @@ class House:
         )
         self.app = Gateway(
             handlers,
+            routes=scoped_routes(handlers),
             keys=self.keys,
             limits=Limits(requests_max=self.requests_max, rate=self.rate),
             hosts={"murmurate.example"},

@@ -1,13 +1,17 @@
 """The routes of runs, through the whole gateway."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from murmurate.core.errors import LogUnavailableError, RunOverError
 from murmurate.core.types import Lane, SessionRef
-from tests.fakes import FakePlatform, FakeRuns
+from murmurate.gateway.background import or_silence
+from tests.fakes import FakePlatform, FakeRuns, RunNews
 from tests.gateway.client import HELLO, Answer, House
 
 
@@ -169,3 +173,90 @@ def test_a_wrong_body_replays_nothing() -> None:
     answer = house.post(f"/api/runs/{begun(house)}/replay", {"modell": "big"})
     assert answer.status == 400
     assert house.runs.asked == []
+
+
+def test_with_an_idempotency_key_the_same_request_begins_one_run() -> None:
+    house = House()
+    key = {"idempotency-key": '"8e03978e"', "x-murmurate-session": "new"}
+    first = house.post("/api/runs", {**HELLO, "priority": 1}, headers=key)
+    again = house.post("/api/runs", {"priority": 1, **HELLO}, headers=key)  # in another order
+    assert (first.status, again.status) == (202, 202)
+    assert first.json() == again.json() == {"id": "run_1", "status": "queued"}
+    assert first.headers["x-murmurate-session"] == again.headers["x-murmurate-session"]
+    assert len(house.runs.begun) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers"),
+    [
+        ({"priority": 2}, {}),
+        ({}, {"x-murmurate-lane": "batch"}),
+        ({}, {"x-murmurate-session": "s"}),
+    ],
+)
+def test_an_idempotency_key_with_another_request_is_refused(
+    fields: dict[str, Any], headers: dict[str, str]
+) -> None:
+    house = House()
+    key = {"idempotency-key": "k"}
+    assert house.post("/api/runs", {**HELLO}, headers=key).status == 202
+    answer = house.post("/api/runs", {**HELLO, **fields}, headers={**key, **headers})
+    assert (answer.status, answer.json()["error"]["code"]) == (422, "run.key_reused")
+    assert len(house.runs.begun) == 1
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_an_idempotency_key_has_bounds(key: str) -> None:
+    answer = House().post("/api/runs", {**HELLO}, headers={"idempotency-key": key})
+    assert answer.status == 400
+    assert "Idempotency-Key: expected 1 to 255" in answer.json()["error"]["message"]
+
+
+def test_while_nothing_happens_a_follower_hears_that_the_connection_lives() -> None:
+    async def story() -> list[str | None]:
+        go_on = asyncio.Event()
+
+        async def events() -> AsyncGenerator[RunNews]:
+            yield RunNews("run.begun")
+            await go_on.wait()
+            yield RunNews("run.finished")
+
+        seen: list[str | None] = []
+        async with aclosing(or_silence(events(), silence_s=0.01)) as news:
+            async for one in news:
+                seen.append(None if one is None else one.kind)
+                if seen.count(None) == 3:
+                    go_on.set()
+        return seen
+
+    first, *silence, last = asyncio.run(story())
+    assert (first, last) == ("run.begun", "run.finished")
+    assert len(silence) >= 3
+    assert set(silence) == {None}
+
+
+def test_what_fails_while_nothing_happens_is_raised_and_who_leaves_ends_the_wait() -> None:
+    async def story() -> None:
+        ended: list[str] = []
+
+        async def events(error: Exception | None) -> AsyncGenerator[RunNews]:
+            try:
+                yield RunNews("run.begun")
+                await asyncio.sleep(0.02 if error else 60)
+                raise error or AssertionError
+            finally:
+                ended.append("events")
+
+        async with aclosing(events(LogUnavailableError("gone"))) as failing:
+            news = or_silence(failing, silence_s=60)
+            assert await anext(news) is not None
+            with pytest.raises(LogUnavailableError):
+                await anext(news)
+        async with aclosing(events(None)) as lasting:
+            news = or_silence(lasting, silence_s=0.01)
+            assert await anext(news) is not None
+            assert await anext(news) is None
+            await news.aclose()
+        assert ended == ["events", "events"]
+
+    asyncio.run(story())

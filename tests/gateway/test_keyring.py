@@ -255,7 +255,7 @@ def test_a_change_right_behind_an_end_does_no_harm() -> None:
         keys.put(revoked(KEY))
         # As when a timer fired first and the task has not run yet.
         keys._holds["key_1"][hold] = None
-        await until(hold.ends.expired)
+        await until(lambda: hold.is_over)
         keys.put(revoked(revoked(KEY)))
         with pytest.raises(Revoked):
             await task

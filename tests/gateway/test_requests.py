@@ -8,7 +8,7 @@ from murmurate.core.errors import BadRequestError, ModelUnknownError
 from murmurate.core.types import Caller, Lane, Request, Role
 from murmurate.gateway.chat import ChatBody, MessageBody
 from murmurate.gateway.exchange import Exchange
-from murmurate.gateway.requests import Requests, name_session
+from murmurate.gateway.requests import Requests, name_session, session_of
 from tests.fakes import TRACE, FakeLedger, FakePlatform, FakeSpan, ask, seeded_ids
 from tests.gateway.client import Call
 
@@ -87,7 +87,7 @@ def test_a_lane_that_does_not_exist_is_refused() -> None:
 
 def test_the_client_hears_the_name_of_its_session() -> None:
     told, untold = exchange(), exchange()
-    name_session(told, made(x_murmurate_session="s1"))
-    name_session(untold, ask())
+    name_session(told, session_of(made(x_murmurate_session="s1")))
+    name_session(untold, session_of(ask()))
     assert (b"x-murmurate-session", b"s1") in told.headers
     assert all(name != b"x-murmurate-session" for name, _ in untold.headers)

@@ -16,6 +16,7 @@ from murmurate.jobs.errands import Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
+from murmurate.jobs.repeats import REPEATS, Repeats
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.service import Runs
 from tests.fakes import FakeFetcher, LoopClock, RecordingLog, RecordingTracer, ask, seeded_ids
@@ -97,7 +98,7 @@ class Server:
             self.agent, self.journals, name=name, events=self.events, tracer=self.tracer, **outside
         )
         self.fetcher = fetcher or FakeFetcher()
-        self.hooks = Hooks(self.fetcher, {"a": HOOK_KEY}, events=self.events, **outside)
+        self.hooks = Hooks(self.fetcher, {"a": [HOOK_KEY]}, events=self.events, **outside)
         self.runs = Runs(
             self.agent,
             self.runner,
@@ -113,6 +114,7 @@ class Server:
         self.errands = [
             Errands(self.runner, self.hooks.deliver, queue=HOOKS, **shared),
             Errands(self.runner, deadlines.end, queue=DEADLINES, **shared),
+            Errands(self.runner, Repeats(self.wire, self.clock).forget, queue=REPEATS, **shared),  # type: ignore[arg-type]
             Errands(self.runner, self.approvals.settle, queue=ASKING, **shared),
         ]
         self.life: asyncio.Task[None] | None = None

@@ -258,9 +258,9 @@ def test_a_damaged_notice_is_put_aside_and_stops_no_other() -> None:
     play(story)
 
 
-def hooks(*allow: str, keys: dict[str, bytes] | None = None) -> Hooks:
+def hooks(*allow: str, keys: dict[str, list[bytes]] | None = None) -> Hooks:
     fetcher = FakeFetcher(reach=Reach.of(allow, [80, 443]))
-    known = {"a": HOOK_KEY} if keys is None else keys
+    known = {"a": [HOOK_KEY]} if keys is None else keys
     return Hooks(fetcher, known, log=None, clock=None, events=RecordingLog())  # type: ignore[arg-type]
 
 
@@ -291,7 +291,7 @@ def test_plain_http_goes_to_loopback_where_that_is_allowed_and_nowhere_else() ->
 
 def test_without_a_secret_of_the_tenant_there_are_no_webhooks() -> None:
     with pytest.raises(BadRequestError, match="webhooks are not configured for this tenant"):
-        hooks(keys={"other": HOOK_KEY}).check("a", URL)
+        hooks(keys={"other": [HOOK_KEY]}).check("a", URL)
 
     async def story(stage: Stage) -> None:
         stage.a.runs._hooks = None
@@ -311,7 +311,7 @@ def test_a_secret_that_is_gone_is_waited_for() -> None:
             await asyncio.sleep(0.1)
         assert found.detail == "there is no secret to sign with any more"
         for server in (stage.a, stage.b):
-            server.hooks._keys = {"a": HOOK_KEY}
+            server.hooks._keys = {"a": [HOOK_KEY]}
         await told(stage, run_id)
 
     play(story)

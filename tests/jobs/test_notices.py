@@ -36,7 +36,7 @@ def test_the_signature_is_the_one_of_the_standards_own_libraries() -> None:
 
 
 def test_the_headers_say_which_message_and_when_it_was_sent() -> None:
-    headers = headers_of(b"{}", message="run_1", now_ms=1_614_265_330_999, key=bytes(24))
+    headers = headers_of(b"{}", message="run_1", now_ms=1_614_265_330_999, keys=[bytes(24)])
     assert headers["webhook-id"] == "run_1"
     assert headers["webhook-timestamp"] == "1614265330"
     assert headers["webhook-signature"] == signature(
@@ -95,3 +95,10 @@ def test_the_body_says_what_happened_to_which_run_and_nothing_of_its_content() -
             "error": "run.deadline",
         },
     }
+
+
+def test_while_a_secret_is_changed_each_notice_is_signed_with_both() -> None:
+    keys = [bytes([number] * 24) for number in (1, 2)]
+    headers = headers_of(b"{}", message="run_1", now_ms=1_614_265_330_999, keys=keys)
+    proofs = [signature(b"{}", message="run_1", at_s=1_614_265_330, key=key) for key in keys]
+    assert headers["webhook-signature"].split(" ") == proofs

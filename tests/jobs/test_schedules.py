@@ -209,6 +209,24 @@ def test_a_run_of_a_schedule_has_its_priority() -> None:
     play(story)
 
 
+def test_a_run_of_a_schedule_has_its_deadline_and_tells_of_its_end() -> None:
+    async def story(hall: Hall) -> None:
+        url = "https://receiver.example/"
+        house = await hall.up("x", s={**DAILY, "deadline_s": 5, "webhook": url})
+        house.server.runner._at_a_time = 0
+        await hall.pass_to("2026-11-20T07:00:00+01:00")
+        [begun] = await hall.begun()
+        assert begun.webhook == url
+        assert begun.deadline_ms is not None
+        await hall.pass_to("2026-11-20T07:00:10+01:00")
+        [name] = names_of(await all_of(hall.log.streams("a", "run/")))
+        failed = [it for it in await all_of(hall.log.read("a", name)) if it.kind == "run.failed"]
+        assert [body_of(it)["code"] for it in failed] == ["run.deadline"]
+        assert len(house.server.fetcher.sent) == 1
+
+    play(story)
+
+
 @pytest.mark.parametrize(
     ("session", "known", "expected"),
     [(None, False, None), ("diary", False, True), ("diary", True, False), ("new", False, True)],

@@ -21,6 +21,7 @@ import asyncpg
 
 USER = "murmurate"
 PASSWORD = "correct-horse-battery"
+STANDBY = "standby"
 START_S = 60.0
 TLS = Path(__file__).parents[1] / "fixtures" / "tls"
 SETTINGS = {
@@ -37,7 +38,8 @@ SETTINGS = {
 class PostgresServer:
     """One server; each test takes a schema of its own in its one database."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, primary: "PostgresServer | None" = None) -> None:
+        """Make a new cluster, or a standby of a running primary, which then waits for it."""
         self.folder = Path(tempfile.mkdtemp(prefix="murmurate-postgres-"))
         self.data = self.folder / "data"
         self.port = _free_port()
@@ -46,21 +48,15 @@ class PostgresServer:
         self._user = _unprivileged()
         if self._user is not None:
             shutil.chown(self.folder, self._user, self._user)
+        if primary is not None:
+            self._copy(primary)
+            return
         password = self.folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
         how = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
         who = [f"--username={USER}", f"--pwfile={password}"]
-        done = subprocess.run(
-            [_program("initdb"), f"--pgdata={self.data}", *how, *who],
-            capture_output=True,
-            check=False,
-            user=self._user,
-            group=self._user,
-            extra_groups=None if self._user is None else [],
-            cwd=self.folder,
-        )
-        assert done.returncode == 0, done.stderr.decode()
+        self._do("initdb", f"--pgdata={self.data}", *how, *who)
         for name in ("server.crt", "server.key"):
             shutil.copy(TLS / "server.pem", self.data / name)
             (self.data / name).chmod(0o600)
@@ -95,6 +91,15 @@ class PostgresServer:
         """End the postmaster as a power cut would; its children follow."""
         self._end(signal.SIGKILL)
 
+    def promote(self) -> None:
+        """Make a standby the primary; returns once it takes writes."""
+        self._do("pg_ctl", "promote", f"--pgdata={self.data}", "--wait", "--timeout=30")
+
+    def wait_for(self, standby: str | None) -> None:
+        """Acknowledge only what a standby of that name has on its disk, too; None: what is here."""
+        self.ask_all([f"ALTER SYSTEM SET synchronous_standby_names = '{standby or ''}'"])
+        self.ask_all(["SELECT pg_reload_conf()"])
+
     def close(self) -> None:
         self._end(signal.SIGQUIT)  # at once: nobody needs what it holds
         shutil.rmtree(self.folder)
@@ -122,6 +127,25 @@ class PostgresServer:
                 await connection.close()
 
         asyncio.run(asked())
+
+    def _copy(self, primary: "PostgresServer") -> None:
+        where = f"host=127.0.0.1 port={primary.port} user={USER} password={PASSWORD}"
+        name = f"application_name={STANDBY}"
+        how = ("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync")
+        self._do("pg_basebackup", f"--dbname={where} {name}", f"--pgdata={self.data}", *how)
+
+    def _do(self, program: str, *words: str) -> None:
+        done = subprocess.run(
+            [_program(program), *words],
+            capture_output=True,
+            check=False,
+            timeout=START_S,
+            user=self._user,
+            group=self._user,
+            extra_groups=None if self._user is None else [],
+            cwd=self.folder,
+        )
+        assert done.returncode == 0, done.stderr.decode()
 
     def _launch(self) -> None:
         settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]

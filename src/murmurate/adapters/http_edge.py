@@ -10,7 +10,7 @@ import resource
 import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from uvicorn._types import ASGI3Application
@@ -26,7 +26,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.types import Frozen
 from murmurate.gateway.chat import error_body
-from murmurate.gateway.exchange import ABORT
+from murmurate.gateway.exchange import ABORT, LEAVING, Leaving
 
 CONNECTIONS_MAX = 4096
 VERSIONS = ("1.0", "1.1")
@@ -100,6 +100,8 @@ class HttpEdge(HttpToolsProtocol):
         self._edge = edge
         self._limits = edge.limits
         self._answering: RequestResponseCycle | None = None
+        self._leaving = Leaving()
+        """That of the request that is being answered."""
         self._refusal: MurmurateError | None = None
         """Why the parser was stopped, where it was by us."""
         self._head_timer: asyncio.TimerHandle | None = None
@@ -245,9 +247,11 @@ class HttpEdge(HttpToolsProtocol):
     # What uvicorn calls
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Hand the application a way to abort, which ASGI itself lacks."""
-        self._answering = cycle
-        cycle.scope["extensions"] = {ABORT: self.abort}  # type: ignore[typeddict-item] # our own
+        """Hand the application what ASGI itself lacks: to abort, and to hear of its client."""
+        self._answering, self._leaving = cycle, Leaving()
+        cycle.transport = cast("asyncio.Transport", _HeadFirst(self.transport, self.loop))
+        own: dict[str, Any] = {ABORT: self.abort, LEAVING: self._leaving}
+        cycle.scope["extensions"] = own  # type: ignore[typeddict-item] # our own
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -311,6 +315,43 @@ class HttpEdge(HttpToolsProtocol):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
+            self._leaving.happens()
+
+
+class _HeadFirst:
+    """A transport for one response: its head goes out together with what is written right after it.
+
+    That is one write to the system, and one thing to read for the client, instead of two.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+        self.write: Callable[[bytes], None] = self._write_head
+        self.is_closing = transport.is_closing
+
+    def close(self) -> None:
+        """Close it, once all is written."""
+        self._flush()
+        self._transport.close()
+
+    def _write_head(self, data: bytes) -> None:
+        self._head = data
+        self.write = self._write_rest
+        self._loop.call_soon(self._flush)
+
+    def _write_rest(self, data: bytes) -> None:
+        head, self._head = self._head, None
+        self.write = self._transport.write
+        self._transport.write(data if head is None else head + data)
+
+    def _flush(self) -> None:
+        """Write a head behind which nothing came yet."""
+        if self._head is not None and not self._transport.is_closing():
+            self._write_rest(b"")
 
 
 def ambiguity(version: str, url: bytes, headers: list[tuple[bytes, bytes]]) -> str | None:

@@ -7,9 +7,12 @@ from contextlib import aclosing, asynccontextmanager, suppress
 
 import aiohttp
 
+from murmurate.adapters.http_stream import Response, Upstream, is_plain
 from murmurate.adapters.openai_wire import Assembler, Events, encode
 from murmurate.adapters.remote import (
+    KEEPALIVE_S,
     connector_to,
+    headers_for,
     open_session,
     retry_after_s,
     said_by,
@@ -27,6 +30,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ports import Span, Tracer
 from murmurate.core.types import Delta, Request, Usage
+from murmurate.core.waiting import Patience, within
 
 CONNECT_S = 5.0
 """How long a request waits for an engine that is being restarted (0.1 s for a small model)."""
@@ -38,8 +42,12 @@ REFUSAL_BYTES_MAX = 64 * 1024
 LLAMA_LOADING = "Loading model"
 """What llama.cpp says, with 503, between opening its socket and having its weights."""
 
+EVENTS = "text/event-stream"
 DRAIN_S = 0.05
 DRAIN_BYTES_MAX = 4096
+
+Answered = aiohttp.ClientResponse | Response
+"""What a request comes to, by either way."""
 
 
 class OpenAIHttp:
@@ -77,6 +85,7 @@ class OpenAIHttp:
         self._new_id = new_id
         self._tls = tls_context(remote)
         self._session: aiohttp.ClientSession | None = None
+        self._upstream: Upstream | None = None
 
     async def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Stream the engine's answer. Closing the generator hangs up at once, so the engine stops.
@@ -110,6 +119,8 @@ class OpenAIHttp:
 
     async def close(self) -> None:
         """Close all connections; answers still under way fail."""
+        if self._upstream is not None:
+            self._upstream.close()
         if self._session is not None:
             await self._session.close()
 
@@ -120,9 +131,23 @@ class OpenAIHttp:
                 self._remote,
                 connector=self._connector(),
                 connect_s=self._connect_s,
-                accept="text/event-stream",
+                accept=EVENTS,
             )
         return self._session
+
+    async def _post(self, url: str, body: bytes, deadline_s: float) -> Answered:
+        """Ask by the way that is open to this upstream; redirects are not followed."""
+        if self._socket is not None or not is_plain(self._remote):
+            async with asyncio.timeout_at(deadline_s):
+                return await self._opened().post(url, data=body, allow_redirects=False)
+        if self._upstream is None:
+            self._upstream = Upstream(
+                self._base,
+                headers_for(self._remote, accept=EVENTS),
+                connect_s=self._connect_s,
+                keep_s=KEEPALIVE_S,
+            )
+        return await self._upstream.post(url, body, deadline_s=deadline_s)
 
     def _connector(self) -> aiohttp.BaseConnector:
         """A local connection costs microseconds and is never reused, so it is never a stale one."""
@@ -131,7 +156,7 @@ class OpenAIHttp:
         return connector_to(self._tls)
 
     @asynccontextmanager
-    async def _sent(self, body: bytes) -> AsyncGenerator[tuple[aiohttp.ClientResponse, float]]:
+    async def _sent(self, body: bytes) -> AsyncGenerator[tuple[Answered, float]]:
         """Hold the response to a request; yields it and the loop's time of the first token's end.
 
         Leaving the block closes the connection, unless the response was read to its end.
@@ -142,7 +167,7 @@ class OpenAIHttp:
         finally:
             response.close()
 
-    async def _send(self, body: bytes) -> tuple[aiohttp.ClientResponse, float]:
+    async def _send(self, body: bytes) -> tuple[Answered, float]:
         """Send the request as soon as there is somebody to take it."""
         give_up_s = self._clock.now_s() + self._connect_s
         died = False
@@ -160,12 +185,11 @@ class OpenAIHttp:
                 give_up_s = self._clock.now_s() + self._connect_s
             await self._clock.sleep(CONNECT_PAUSE_S)
 
-    async def _attempt(self, body: bytes, deadline_s: float) -> aiohttp.ClientResponse:
+    async def _attempt(self, body: bytes, deadline_s: float) -> Answered:
         """Return a response with status 200; an error with `retry_s` says that nothing was done."""
         url = f"{self._base}/chat/completions"
         try:
-            async with asyncio.timeout_at(deadline_s):
-                response = await self._opened().post(url, data=body, allow_redirects=False)
+            response = await self._post(url, body, deadline_s)
         except aiohttp.ClientSSLError as cause:
             raise EngineUnreachableError(
                 f"{self._name} cannot be reached ({why_unreachable(cause)})"
@@ -189,42 +213,44 @@ class OpenAIHttp:
         finally:
             response.close()
 
-    async def _deltas(
-        self, response: aiohttp.ClientResponse, deadline_s: float
-    ) -> AsyncGenerator[Delta]:
+    async def _deltas(self, response: Answered, deadline_s: float) -> AsyncGenerator[Delta]:
         """Read the stream to its end mark. Only payloads count as progress, not bare pings."""
         events = Events()
         assembler = Assembler(self._name, self._new_id, redacted=self._remote.redacted)
         wait_s = self._first_token_s
-        while not assembler.done:
-            chunk = await self._read(response, deadline_s, wait_s)
-            if not chunk:
-                break
-            payloads = events.feed(chunk)
-            for payload in payloads:
-                for delta in assembler.feed(payload):
-                    yield delta
-            if payloads:
-                wait_s = self._stall_s
-                deadline_s = asyncio.get_running_loop().time() + wait_s
+        loop, content = asyncio.get_running_loop(), response.content
+        patience = Patience(lambda: content.set_exception(TimeoutError()))
+        try:
+            while not assembler.done:
+                patience.starts(deadline_s)
+                chunk = await self._read(content, wait_s)
+                patience.stops()
+                if not chunk:
+                    break
+                payloads = events.feed(chunk)
+                for payload in payloads:
+                    for delta in assembler.feed(payload):
+                        yield delta
+                if payloads:
+                    wait_s = self._stall_s
+                    deadline_s = loop.time() + wait_s
+        finally:
+            patience.end()
         if self._socket is None:
             await _drain(response)
         for delta in assembler.end():
             yield delta
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, deadline_s: float, wait_s: float
-    ) -> bytes:
+    async def _read(self, content: aiohttp.StreamReader | Response, wait_s: float) -> bytes:
         """Return the next bytes, or none at the end of the body."""
         try:
-            async with asyncio.timeout_at(deadline_s):
-                return await response.content.readany()
+            return await content.readany()
         except TimeoutError as cause:
             raise self._silent(wait_s) from cause
         except aiohttp.ClientError as cause:
             raise self._broke_off(cause) from cause
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> MurmurateError:
+    async def _refusal(self, response: Answered) -> MurmurateError:
         """Return the error that stands for a status other than 200."""
         try:
             async with asyncio.timeout(REFUSAL_S):
@@ -280,11 +306,10 @@ def _not_sent(cause: aiohttp.ClientError) -> bool:
     )
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
+async def _drain(response: Answered) -> None:
     """Read the few bytes behind the end mark, without which the connection can't be used again."""
     with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(DRAIN_S):
-            await response.content.read(DRAIN_BYTES_MAX)
+        await within(DRAIN_S, response.content.read(DRAIN_BYTES_MAX))
 
 
 def _note(span: Span, delta: Delta) -> None:

@@ -24,16 +24,21 @@ def open_session(
     remote: Remote, *, connector: aiohttp.BaseConnector, connect_s: float, accept: str
 ) -> aiohttp.ClientSession:
     """Return a session that sends this server's key and headers. Call it inside the event loop."""
-    headers = {"Content-Type": "application/json", "Accept": accept, **remote.headers}
-    if remote.key is not None:
-        headers["Authorization"] = f"Bearer {remote.key}"
     return aiohttp.ClientSession(
         connector=connector,
-        headers=headers,
+        headers=headers_for(remote, accept=accept),
         proxy=remote.proxy,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
     )
+
+
+def headers_for(remote: Remote, *, accept: str) -> dict[str, str]:
+    """Return what each request carries: this server's key and headers."""
+    headers = {"Content-Type": "application/json", "Accept": accept, **remote.headers}
+    if remote.key is not None:
+        headers["Authorization"] = f"Bearer {remote.key}"
+    return headers
 
 
 def connector_to(tls: ssl.SSLContext | None, *, connections_max: int = 0) -> aiohttp.TCPConnector:

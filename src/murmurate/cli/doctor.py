@@ -24,7 +24,16 @@ from murmurate.cli.findings import Finding, show
 from murmurate.cli.log_check import check_configured
 from murmurate.cli.options import connected
 from murmurate.compose import read_troubles
-from murmurate.config import Config, EmbeddingsEngine, Engine, documents_path, explain, load
+from murmurate.config import (
+    Config,
+    EmbeddingsEngine,
+    Engine,
+    Role,
+    ServerConfig,
+    documents_path,
+    explain,
+    load,
+)
 from murmurate.core.errors import MurmurateError
 from murmurate.fleet.ends import TROUBLES
 from murmurate.workers.state_lock import is_locked
@@ -72,7 +81,7 @@ def doctor(
         found += here(loaded, state)
         found += log(loaded, state, offline=offline)
         found += elsewhere(loaded, state, timeout_s=None if offline else timeout_s)
-        found += server(url, key, state, listen=loaded.server.listen)
+        found += server(url, key, state, loaded.server)
         found += [
             Finding(setting, "setting", repr(value), origin)
             for setting, value, origin in explain(config)
@@ -128,33 +137,38 @@ def elsewhere(config: Config, state: Path, *, timeout_s: float | None) -> list[F
         return asyncio.run(remote_checks.asked(checks, timeout_s=timeout_s, on_done=done))
 
 
-def server(url: str | None, key: str | None, state: Path, *, listen: str) -> list[Finding]:
+def server(
+    url: str | None, key: str | None, state: Path, configured: ServerConfig
+) -> list[Finding]:
     """Tell whether the server answers, and what its parts say; else whether it could start.
 
     A key that may not ask for all of it is told; what it may not see is left out.
     """
     refused: list[Finding] = []
+    role = "" if configured.role is Role.ALL else f", role {configured.role.value}"
+    is_worker = configured.role is Role.WORKER  # it answers nothing but how it is
     try:
         found = find(url, key, state)
         # While a dead server is started again and again, its socket takes whoever comes.
-        asked(found, "/v1/models", refused)
+        if not is_worker:
+            asked(found, "/v1/models", refused)
         parts = parts_of(read(send(found, "/readyz", timeout_s=SERVER_S)))
-        collections = asked(found, "/api/knowledge", refused).get("collections", [])
+        known = {} if is_worker else asked(found, "/api/knowledge", refused)
     except MurmurateError as error:
         stopped = [Finding("server", "warn", error.detail, "murmurate up"), *processes(state)]
         return (
             stopped
             if url is not None or is_locked(state)
-            else [*stopped, local_checks.port(listen)]
+            else [*stopped, local_checks.port(configured.listen)]
         )
     return [
-        Finding("server", "ok", found.url),
+        Finding("server", "ok", f"{found.url}{role}"),
         *refused,
         *(
             Finding(f"  {name}", "ok" if state == "ready" else "fail", state)
             for name, state in parts.items()
         ),
-        *by_words(collections),
+        *by_words(known.get("collections", [])),
     ]
 
 

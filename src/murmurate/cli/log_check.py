@@ -48,7 +48,7 @@ def check_configured(config: Config, state: Path) -> list[Found]:
     if seen.format is not None:
         detail = (
             f"PostgreSQL {seen.server}, {seen.name}: format {seen.format}, about {seen.entries}"
-            f" entries, {seen.size_bytes / 1e6:.1f} MB"
+            f" entries, {seen.size_bytes / 1e6:.1f} MB, {seen.runners} servers work on it"
         )
     found = [Found(is_well=True, detail=detail)]
     found += [_broken(fault, "see docs/howto/postgres.md") for fault in seen.faults]

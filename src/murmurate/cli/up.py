@@ -18,6 +18,8 @@ from murmurate.config import (
     Engine,
     KnowledgeConfig,
     ModelConfig,
+    Role,
+    check_role,
     load,
     log_place,
     remote,
@@ -35,6 +37,11 @@ EXAMPLE = "What happens when the engine is killed?"
     "--config", "config_file", type=click.Path(path_type=Path), help="TOML file [./murmurate.toml]."
 )
 @click.option("--listen", help="HOST:PORT; port 0 takes a free one [127.0.0.1:8080].")
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    help="What to do of all: serve clients, work on runs, or both [all].",
+)
 @click.option("--state", help="Folder for everything that must survive [./state].")
 @click.option("--docs", help="Folder of documents to answer from, instead of the built-in ones.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write url, key and pid here.")
@@ -43,6 +50,7 @@ def up(
     *,
     config_file: Path | None,
     listen: str | None,
+    role: str | None,
     state: str | None,
     docs: str | None,
     ready_file: Path | None,
@@ -55,8 +63,10 @@ def up(
       murmurate up
       murmurate up --listen 0.0.0.0:8080 --state /var/lib/murmurate
       murmurate up --docs ./handbook
+      murmurate up --role worker --listen 0.0.0.0:8081
     """
-    config = configured(config_file, {"listen": listen, "state": state, "docs": docs})
+    words = {"listen": listen, "role": role, "state": state, "docs": docs}
+    config = configured(config_file, words)
     state_folder = Path(config.server.state).absolute()
 
     key_file = state_folder / "key"
@@ -77,8 +87,10 @@ def configured(path: Path | None, overrides: dict[str, str | None]) -> Config:
     server = msgspec.structs.replace(
         config.server,
         listen=overrides["listen"] or config.server.listen,
+        role=Role(overrides["role"] or config.server.role),
         state=overrides["state"] or config.server.state,
     )
+    check_role(msgspec.structs.replace(config, server=server))
     knowledge = config.knowledge
     if docs := overrides["docs"]:
         if not Path(docs).is_dir():
@@ -119,6 +131,10 @@ def greet(ready: Ready, config: Config, *, state: Path, key: str | None) -> None
 
     Without a `key`, say only where it is kept.
     """
+    if config.server.role is Role.WORKER:
+        click.secho(f"\nmurmurate works on runs; {ready.url}/readyz says how it is", bold=True)
+        click.echo("Stop with Ctrl-C.\n")
+        return
     key_file = state / "key"
     model = next(iter(config.agents or config.models))
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{EXAMPLE}"}}]}}'

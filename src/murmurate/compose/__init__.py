@@ -5,7 +5,7 @@
 """
 
 from murmurate.compose.edge import Inside, gateway, limits_of
-from murmurate.compose.keys import OpenedKeys, open_keys
+from murmurate.compose.keys import OpenedKeys, open_keys, read_keys
 from murmurate.compose.opening import (
     LogCare,
     Outside,
@@ -54,6 +54,7 @@ __all__ = [
     "open_postgres",
     "outside",
     "plain_policy",
+    "read_keys",
     "read_troubles",
     "retention_of",
     "schedules_of",

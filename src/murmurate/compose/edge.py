@@ -6,7 +6,7 @@ from murmurate.accounts.service import Book
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
-from murmurate.config import Config, listen_address
+from murmurate.config import Config, Role, listen_address
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
@@ -21,7 +21,7 @@ from murmurate.gateway.responses.service import Responses
 from murmurate.gateway.responses.store import Store
 from murmurate.gateway.responses.stored import Stored
 from murmurate.gateway.responses.talks import Talks
-from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits
+from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
 from murmurate.jobs.approvals import Approvals
@@ -83,8 +83,10 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         decisions=Decisions(inside.approvals),
         usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
     )
+    is_worker = config.server.role is Role.WORKER
     return Gateway(
         handlers,
+        routes=() if is_worker else scoped_routes(handlers),
         keys=opened.keys,
         limits=limits,
         hosts={listen_address(config.server.listen)[0], *map(str.lower, config.server.hosts)},

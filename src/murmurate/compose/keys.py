@@ -64,6 +64,14 @@ async def open_keys(
     return OpenedKeys(keys, registry, follow_rotation)
 
 
+async def read_keys(log: Log, clock: Clock, ids: Ids) -> OpenedKeys:
+    """Read all keys for a server that opens nothing with them, and makes none."""
+    keys = Keys(clock=clock)
+    registry = Registry(keys, log=log, clock=clock, ids=ids)
+    await registry.open()
+    return OpenedKeys(keys, registry, lambda _, __: None)
+
+
 def _keep(file: Path, secret: str) -> None:
     write_private(file, secret.encode() + b"\n")
 

@@ -13,13 +13,14 @@ import msgspec
 
 from murmurate.adapters.fetcher import HttpFetcher
 from murmurate.adapters.library import LibraryClient
-from murmurate.adapters.logs import JsonLog
+from murmurate.adapters.logs import JsonLog, Seldom
 from murmurate.adapters.minilm import DIMENSIONS, weights_folder
 from murmurate.adapters.openai_http import OpenAIHttp
 from murmurate.adapters.sandbox import SandboxClient
 from murmurate.adapters.sqlite.damage import Damage
 from murmurate.adapters.sqlite.log import SqliteLog
 from murmurate.adapters.sqlite.telemetry import TelemetryStore
+from murmurate.adapters.sqlite.writer import DiskFault
 from murmurate.agents.ports import Sandbox
 from murmurate.cache.ports import Shared
 from murmurate.config import (
@@ -37,7 +38,7 @@ from murmurate.config import (
 from murmurate.core.clock import Clock, SystemClock
 from murmurate.core.errors import MissingPartError
 from murmurate.core.fetch import Fetcher
-from murmurate.core.ids import Ids
+from murmurate.core.ids import Ids, SystemChance
 from murmurate.core.ports import Embedder, EventLog, Log, Tracer
 from murmurate.core.reach import Reach
 from murmurate.engines.ports import Engine as EnginePort
@@ -73,6 +74,11 @@ class LogCare(Protocol):
     @property
     def damage(self) -> Sequence[object]:
         """What is known to be damaged or lost, one item a place."""
+        ...
+
+    @property
+    def faults(self) -> int:
+        """How often a write failed by the disk, or by a lost connection."""
         ...
 
     async def examine(self) -> None:
@@ -126,6 +132,8 @@ class Place:
     state: Path
     runner: str
     number: int
+    end: Callable[[str], object] = lambda _: None
+    """Ends the process at once, closing nothing: closing would trust a disk that lost writes."""
 
     @property
     def events(self) -> Path:
@@ -137,7 +145,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     """Return the real adapters of a server process."""
     state = place.state
     clock = SystemClock()
-    ids = Ids(clock, random.SystemRandom())
+    ids = Ids(clock, SystemChance())
     telemetry = TelemetryStore(state / "telemetry.db")
     sampler = Sampler()
 
@@ -151,7 +159,7 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
     sandbox = SandboxClient(workers.sandbox, clock=clock)
     fetcher = HttpFetcher(Reach.of(config.outgoing.allow, config.outgoing.ports))
     events = JsonLog(place.events, clock=clock)
-    log = await _log(config, state, clock=clock, events=events)
+    log = await _log(config, place, clock=clock, events=events)
     answers = open_redis(config, clock=clock, events=events)
     engines = {
         name: _engine(name, model, workers, clock=clock, tracer=tracer, ids=ids)
@@ -183,9 +191,10 @@ async def outside(config: Config, place: Place, workers: Workers) -> Outside:
 
 
 async def _log(
-    config: Config, state: Path, *, clock: Clock, events: EventLog
+    config: Config, here: Place, *, clock: Clock, events: EventLog
 ) -> "SqliteLog | PostgresLog":
     """Open the log; what is done to its file is told to whoever watches the start, and kept."""
+    state, seldom = here.state, Seldom(events, clock=clock)
 
     def damaged(damage: Damage) -> None:
         events.event("log.damaged", stream=damage.stream, tenant=damage.tenant, detail=str(damage))
@@ -194,9 +203,15 @@ async def _log(
         sys.stderr.write(f"murmurate: {what}\n")
         events.event("log.opened", detail=what)
 
+    def failed(fault: DiskFault) -> None:
+        seldom.event("log.fault", fault.detail)
+        if fault.is_final:
+            here.end(fault.detail)
+
     place = log_place(config.log)
     if place is None:
-        return SqliteLog(state / "truth.db", clock=clock, on_damage=damaged, told=tell)
+        path = state / "truth.db"
+        return SqliteLog(path, clock=clock, on_damage=damaged, on_fault=failed, told=tell)
     log = await open_postgres(place, clock=clock, on_damage=damaged)
     events.event("log.opened", detail=log.name)
     if (state / "truth.db").exists() and await _is_new(log):

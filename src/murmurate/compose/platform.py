@@ -103,6 +103,10 @@ class Platform:
         """Return how many places of the log are known to be damaged."""
         return 0 if self._outside.log_care is None else len(self._outside.log_care.damage)
 
+    def log_faults(self) -> int:
+        """Return how often a write to the log failed by the disk, or by a lost connection."""
+        return 0 if self._outside.log_care is None else self._outside.log_care.faults
+
     async def examine_log(self) -> None:
         """Look for damage in the log, once a day, as long as the service runs."""
         care = self._outside.log_care

@@ -11,7 +11,7 @@ from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.path import chain
 from murmurate.compose.platform import Platform
-from murmurate.config import Config, KnowledgeConfig, documents_path, webhook_keys
+from murmurate.config import Config, KnowledgeConfig, Role, documents_path, webhook_keys
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
 from murmurate.gateway.responses.retention import ResponseRetention
@@ -24,6 +24,7 @@ from murmurate.jobs.errands import Errand, Errands
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
+from murmurate.jobs.repeats import REPEATS, Repeats
 from murmurate.jobs.replay import Replays
 from murmurate.jobs.retention import Retention
 from murmurate.jobs.runner import Runner
@@ -102,6 +103,8 @@ def watch(metrics: Metrics, runner: Runner, book: Book, platform: Platform) -> N
     metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
     metrics.watch("murmurate_usage_lost", "Notes of usage without room.", lambda: book.lost)
     metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    faults = "Writes to the log that failed by the disk, or by a lost connection."
+    metrics.watch("murmurate_log_faults", faults, platform.log_faults)
 
 
 def runner_of(
@@ -116,7 +119,7 @@ def runner_of(
         clock=outside.clock,
         tracer=outside.tracer,
         events=outside.events,
-        at_a_time=config.runs.at_a_time,
+        at_a_time=0 if config.server.role is Role.GATEWAY else config.runs.at_a_time,
     )
 
 
@@ -243,6 +246,7 @@ def errands_of(
         HOOKS: hooks.deliver,
         DEADLINES: deadlines.end,
         SCHEDULES: schedules.fire,
+        REPEATS: Repeats(outside.log, outside.clock).forget,
         ASKING: approvals.settle,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}

@@ -14,7 +14,7 @@ from murmurate.config.agents import (
     Permission,
     ScheduleConfig,
 )
-from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME
+from murmurate.config.checks import SCHEMA_NAME, TENANT_NAME, check_role
 from murmurate.config.loading import ENVIRONMENT_PREFIX, FILE_DEFAULT, explain, load, parse
 from murmurate.config.models import (
     CONTEXT_TOKENS,
@@ -44,6 +44,7 @@ from murmurate.config.sections import (
     LogConfig,
     OutgoingConfig,
     ResponsesConfig,
+    Role,
     RouterConfig,
     RunsConfig,
     Section,
@@ -86,6 +87,7 @@ __all__ = [
     "Permission",
     "Remote",
     "ResponsesConfig",
+    "Role",
     "RouterConfig",
     "RunsConfig",
     "ScheduleConfig",
@@ -93,6 +95,7 @@ __all__ = [
     "ServerConfig",
     "WebhooksConfig",
     "WorkersConfig",
+    "check_role",
     "documents_path",
     "explain",
     "listen_address",

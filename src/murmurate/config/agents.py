@@ -114,6 +114,10 @@ class ScheduleConfig(Section, frozen=True):
     own."""
     priority: Annotated[int, Meta(ge=-10, le=10)] = 0
     """Its priority among the tenant's runs; higher comes first."""
+    deadline_s: Annotated[float, Meta(gt=0, le=30 * 86_400)] | None = None
+    """When a run fails that has not ended, from its beginning on."""
+    webhook: Annotated[str, Meta(max_length=2048)] | None = None
+    """The URL that is told of each run's end; its tenant needs a secret in `[webhooks]`."""
     missed: Missed = Missed.ONCE
     """When no server was up for more than a minute after its time: `once` begins one run for all
     times that were missed, `skip` waits for the next time."""

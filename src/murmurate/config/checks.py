@@ -10,7 +10,7 @@ from murmurate.config.agents import TOOLS, AgentConfig, ScheduleConfig
 from murmurate.config.models import EmbeddingsConfig, EmbeddingsEngine, Engine, ModelConfig
 from murmurate.config.places import listen_address
 from murmurate.config.references import is_reference, redis_url
-from murmurate.config.sections import CacheConfig, LogConfig
+from murmurate.config.sections import CacheConfig, LogConfig, Role
 from murmurate.config.tree import TENANT_FIRST, Config
 from murmurate.core.cron import Cron
 from murmurate.core.errors import ConfigError
@@ -39,6 +39,7 @@ def check(config: Config) -> None:
     for name, schedule in config.schedules.items():
         _check_schedule(f"schedules.{name}", schedule, config)
     _check_log(config.log)
+    check_role(config)
     _check_cache(config.cache)
     for name, collection in config.knowledge.items():
         for tenant in collection.tenants:
@@ -48,6 +49,15 @@ def check(config: Config) -> None:
                     "digits, '.', '_' and '-'"
                 )
     listen_address(config.server.listen)
+
+
+def check_role(config: Config) -> None:
+    """Refuse a worker that would have nothing to work on: `ConfigError`."""
+    if config.server.role is Role.WORKER and config.log.url is None:
+        raise ConfigError(
+            "server.role = 'worker' needs log.url: a worker works on what other servers put into a"
+            " log in PostgreSQL"
+        )
 
 
 def _check_names(config: Config) -> None:
@@ -100,6 +110,11 @@ def _check_schedule(where: str, schedule: ScheduleConfig, config: Config) -> Non
         raise ConfigError(
             f"{where}.session = {schedule.session!r}: expected a name of letters, digits, '.',"
             " '_' and '-'"
+        )
+    signed = {*config.webhooks.secrets, *({TENANT_FIRST} if config.webhooks.secret else ())}
+    if schedule.webhook is not None and schedule.tenant not in signed:
+        raise ConfigError(
+            f"{where}.webhook: the tenant {schedule.tenant!r} has no secret in [webhooks]"
         )
     served = [*config.agents, *config.models]
     if schedule.model not in served:

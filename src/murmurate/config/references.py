@@ -59,25 +59,31 @@ def remote(config: ModelConfig | EmbeddingsConfig) -> Remote:
     )
 
 
-def webhook_keys(config: WebhooksConfig) -> dict[str, bytes]:
+WEBHOOK_KEYS_MAX = 2
+
+
+def webhook_keys(config: WebhooksConfig) -> dict[str, tuple[bytes, ...]]:
     """Return what the notices of each tenant are signed with. `ConfigError`: one is no secret."""
     references = {TENANT_FIRST: config.secret} if config.secret is not None else {}
     return {
-        tenant: _webhook_key(reference)
+        tenant: _webhook_keys(reference)
         for tenant, reference in {**references, **config.secrets}.items()
     }
 
 
-def _webhook_key(reference: str) -> bytes:
+def _webhook_keys(reference: str) -> tuple[bytes, ...]:
+    """Return the secrets of a tenant: while one takes the place of another there are two."""
     try:
-        key = base64.b64decode(secret(reference).removeprefix("whsec_"), validate=True)
+        words = secret(reference).split()
+        keys = [base64.b64decode(word.removeprefix("whsec_"), validate=True) for word in words]
     except ValueError:
-        key = b""
-    if not 24 <= len(key) <= 64:
+        keys = []
+    if not 1 <= len(keys) <= WEBHOOK_KEYS_MAX or not all(24 <= len(key) <= 64 for key in keys):
         raise ConfigError(
-            f"secret = {reference!r}: expected whsec_ and base64 of 24 to 64 random bytes"
+            f"secret = {reference!r}: expected whsec_ and base64 of 24 to 64 random bytes, or two"
+            " of them with a space between"
         )
-    return key
+    return tuple(keys)
 
 
 class LogPlace(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """The sections that say how servers serve, work and keep, and what all sections share."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -22,11 +23,23 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
 
+class Role(StrEnum):
+    """What a server does of all that there is to do."""
+
+    ALL = "all"
+    GATEWAY = "gateway"
+    WORKER = "worker"
+
+
 class ServerConfig(Section, frozen=True):
     """Where the server listens and keeps its state."""
 
     listen: str = "127.0.0.1:8080"
     """Address and port; port 0 takes a free one."""
+    role: Role = Role.ALL
+    """`gateway` leaves runs in the background to other servers on the same log, `worker` works on
+    them and serves nothing but `/healthz`, `/readyz` and `/metrics`, `all` does both. A worker
+    needs `log.url`."""
     state: str = "./state"
     """The folder of everything that must survive a restart."""
     hosts: tuple[str, ...] = ()
@@ -173,7 +186,8 @@ class WebhooksConfig(Section, frozen=True):
 
     secret: str | None = None
     """A reference to the secret of the tenant `default`, `env:NAME` or `file:PATH`; without it,
-    requests with `webhook` get status 400."""
+    requests with `webhook` get status 400. With two secrets there, a space between them, each
+    notice has two signatures, so that receivers can change over."""
     secrets: dict[str, str] = msgspec.field(default_factory=dict)
     """The same for other tenants, each with a secret of its own: `{ acme = "env:ACME_HOOKS" }`."""
 

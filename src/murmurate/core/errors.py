@@ -411,6 +411,17 @@ class RunOverError(MurmurateError):
     kind = "invalid_request_error"
 
 
+class KeyReusedError(MurmurateError):
+    """The `Idempotency-Key` was sent before with another body, session or lane.
+
+    Take a new key for each run that you want, and the same one only to send the same again.
+    """
+
+    code = "run.key_reused"
+    http_status = 422
+    kind = "invalid_request_error"
+
+
 class RunWaitingError(MurmurateError):
     """The agent wants to make a call that somebody with the scope `approve` must decide first.
 

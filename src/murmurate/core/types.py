@@ -124,6 +124,14 @@ class SessionRef(Frozen, frozen=True):
     new: bool = False
 
 
+class Once(Frozen, frozen=True):
+    """A key under which something is asked once, however often it is sent."""
+
+    key: str
+    asks: str
+    """A fingerprint of what is asked: the same key with another one is a mistake."""
+
+
 class Request(Frozen, frozen=True, kw_only=True):
     """One question to a model, already authenticated, admitted and validated."""
 

@@ -3,10 +3,14 @@
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from murmurate.core.errors import ForbiddenError
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
+
+PLACES_KEPT = 256
+"""Hosts and origins that need not be taken apart again; most requests name the same one."""
 
 _PLACE = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::[0-9]{1,5})?")
 
@@ -31,6 +35,7 @@ def _is_ours(name: str, names: Collection[str]) -> bool:
     return name in names or name in LOOPBACK_NAMES or loopback
 
 
+@lru_cache(PLACES_KEPT)
 def _name(place: bytes) -> str:
     """Return the name or address in `host:port`, without a dot at its end.
 
@@ -42,6 +47,7 @@ def _name(place: bytes) -> str:
     return text[:100] if found is None else found[1] or found[2]
 
 
+@lru_cache(PLACES_KEPT)
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(name)

@@ -132,6 +132,15 @@ class ChatBody(EngineOptions, forbid_unknown_fields=True, kw_only=True):
     prompt_cache_key: str | None = None
 
 
+_ENGINE_OPTIONS = EngineOptions.__struct_fields__
+_ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
+_ORIGINS = {
+    Role.SYSTEM: Origin(OriginKind.SYSTEM),
+    Role.USER: Origin(OriginKind.USER),
+    Role.ASSISTANT: Origin(OriginKind.MODEL),
+}
+
+
 def messages_of(body: ChatBody, *, continues: bool = False) -> tuple[Message, ...]:
     """Return the conversation with the origin of each part, or `BadRequestError`.
 
@@ -163,7 +172,7 @@ def _message(body: MessageBody, names: dict[str, str], where: str) -> Message:
     if content is None and not body.tool_calls:
         raise BadRequestError(f"{where}.content: expected text", param=f"{where}.content")
     text = content if isinstance(content, str) else "".join(p.text for p in content or ())
-    role = Role.SYSTEM if body.role == "developer" else Role(body.role)
+    role = _ROLES[body.role]
     if role is Role.TOOL:
         call_id = body.tool_call_id or ""
         origin = Origin(OriginKind.TOOL, names.get(call_id))
@@ -172,12 +181,7 @@ def _message(body: MessageBody, names: dict[str, str], where: str) -> Message:
         raise BadRequestError(
             f"{where}.tool_calls: only the assistant calls tools", param=f"{where}.tool_calls"
         )
-    kinds = {
-        Role.SYSTEM: OriginKind.SYSTEM,
-        Role.USER: OriginKind.USER,
-        Role.ASSISTANT: OriginKind.MODEL,
-    }
-    parts: list[Part] = [TextPart(text, Origin(kinds[role]))] if text else []
+    parts: list[Part] = [TextPart(text, _ORIGINS[role])] if text else []
     parts += [
         CallPart(call.id, call.function.name, call.function.arguments)
         for call in body.tool_calls or ()
@@ -201,9 +205,7 @@ def sampling_of(body: ChatBody) -> Sampling:
     """Return how the tokens are to be drawn."""
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     options = {
-        name: value
-        for name in EngineOptions.__struct_fields__
-        if (value := getattr(body, name)) is not None
+        name: value for name in _ENGINE_OPTIONS if (value := getattr(body, name)) is not None
     }
     return Sampling(
         tokens_max=body.max_completion_tokens or body.max_tokens,

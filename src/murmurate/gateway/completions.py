@@ -14,7 +14,7 @@ from murmurate.gateway.exchange import EVENTS, Exchange
 from murmurate.gateway.legacy import CompletionBody, TextEncoder, prompt_of, sampling_of
 from murmurate.gateway.measured import Measured
 from murmurate.gateway.ports import Ledger, Meter
-from murmurate.gateway.requests import Question, Requests, name_session
+from murmurate.gateway.requests import Question, Requests, name_session, session_of
 from murmurate.gateway.validate import decode
 
 
@@ -87,7 +87,7 @@ class Completions:
         usage: Usage | None = None
         async with aclosing(self._answer(request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
-            name_session(exchange, request)
+            name_session(exchange, session_of(request))
             await exchange.open(EVENTS)
             await exchange.write(encoder.first())
             try:
@@ -110,7 +110,7 @@ class Completions:
     ) -> None:
         async with aclosing(self._answer(request, span)) as deltas:
             answer = [delta async for delta in deltas]
-        name_session(exchange, request)
+        name_session(exchange, session_of(request))
         await exchange.answer(200, encoder.whole(answer))
 
 

@@ -14,11 +14,12 @@ from murmurate.core.errors import (
     OverloadedError,
     RequestTimeoutError,
 )
+from murmurate.core.waiting import within
 from murmurate.gateway.coding import AT_ONCE_BYTES, chosen, compressed
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
@@ -36,8 +37,33 @@ ABORT = "murmurate.abort"
 """The ASGI extension that drops a connection at once, with all that its client has not read."""
 
 
+LEAVING = "murmurate.leaving"
+"""The ASGI extension that says when the client has left, without anybody waiting for it."""
+
+
 class ClientGoneError(Exception):
     """The client has left; whatever was being done for it was stopped."""
+
+
+class Leaving:
+    """Whether a request's client has left, and who must know."""
+
+    __slots__ = ("_on_leaving", "has_happened")
+
+    def __init__(self) -> None:
+        self.has_happened = False
+        self._on_leaving: Callable[[], object] | None = None
+
+    def happens(self) -> None:
+        """Note that the client has left."""
+        if not self.has_happened:
+            self.has_happened = True
+            if self._on_leaving is not None:
+                self._on_leaving()
+
+    def tell(self, on_leaving: Callable[[], object] | None) -> None:
+        """Set whom to call; None for nobody any more."""
+        self._on_leaving = on_leaving
 
 
 class Room:
@@ -100,7 +126,9 @@ class Exchange:
         self._compress_bytes_min = compress_bytes_min
         self._room = room or Room()
         self._room_taken = 0
-        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
+        extensions = scope.get("extensions", {})
+        self._abort: Callable[[], None] | None = extensions.get(ABORT)
+        self._leaving: Leaving | None = extensions.get(LEAVING)
 
     def header(self, name: bytes) -> bytes | None:
         """Return a request header (`name` in lower case)."""
@@ -120,8 +148,7 @@ class Exchange:
         """
         check_media(self._in.get(b"content-type"), self._in.get(b"content-encoding"))
         try:
-            async with asyncio.timeout(self._body_s):
-                return await self._body(bytes_max)
+            return await within(self._body_s, self._body(bytes_max))
         except TimeoutError as cause:
             raise RequestTimeoutError(f"the body was not there after {self._body_s:g} s") from cause
 
@@ -196,18 +223,26 @@ class Exchange:
         An ASGI server drops what is sent to a client that has gone without a word, so nothing else
         would ever stop the work below. Call it only after the body has been read.
         """
-        working = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self._gone())
+        task = asyncio.current_task()
+        assert task is not None  # it is what runs this
+        leaving, waiting = self._leaving, None
+        if leaving is None:  # this server does not say it by itself
+            leaving, waiting = Leaving(), asyncio.ensure_future(self._gone())
+            waiting.add_done_callback(_telling(leaving))
+        if leaving.has_happened:
+            work.close()
+            raise ClientGoneError
+        leaving.tell(task.cancel)
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise ClientGoneError
-            await working
+            await work
+        except BaseException as ending:
+            if not leaving.has_happened or task.uncancel():
+                raise
+            raise ClientGoneError from ending
         finally:
-            leaving.cancel()
-            if not working.done():
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
+            leaving.tell(None)
+            if waiting is not None:
+                waiting.cancel()
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -225,11 +260,15 @@ class Exchange:
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         try:
-            async with asyncio.timeout(self._write_s):
-                await self._send_unbounded(message)
+            await within(self._write_s, self._send_unbounded(message))
         except TimeoutError as cause:
             self.cut()
             raise ClientGoneError from cause
+
+
+def _telling(leaving: Leaving) -> Callable[[asyncio.Task[None]], None]:
+    """Return what to do at the end of a task that waits for the client's leaving."""
+    return lambda waiting: None if waiting.cancelled() else leaving.happens()
 
 
 def check_media(kind: bytes | None, coding: bytes | None) -> None:

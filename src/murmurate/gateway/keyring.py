@@ -1,9 +1,7 @@
 """The keys at hand: who is asking, by the hash of a secret, and for how long that stays true."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from murmurate.core.clock import Clock
@@ -18,15 +16,6 @@ class Ticket(Frozen, frozen=True):
 
     caller: Caller
     sha256: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Hold:
-    """A request under way, and the time-out that ends it."""
-
-    ticket: Ticket
-    ends: asyncio.Timeout
-    task: asyncio.Task[Any] | None
 
 
 class Keys:
@@ -110,26 +99,22 @@ class Keys:
         self._used_ms.pop(key_id, None)
         self._holds.pop(key_id, None)
 
-    @asynccontextmanager
-    async def held(self, ticket: Ticket) -> AsyncGenerator[None]:
+    def held(self, ticket: Ticket) -> "_Hold":
         """Run the block as long as the secret is good, then cancel it with why it is not.
 
         The error (`KeyInvalidError`) comes at once, also where the block waits for somebody else.
         """
-        ends = asyncio.timeout_at(self._loop_time(ticket))
-        hold = _Hold(ticket, ends, asyncio.current_task())
-        holds = self._holds.setdefault(ticket.caller.key_id, {})
-        try:
-            async with ends:
-                holds[hold] = None
-                try:
-                    yield
-                finally:
-                    holds.pop(hold, None)
-        except TimeoutError as cause:
-            if not ends.expired():
-                raise
-            raise self._why_ended(ticket) from cause
+        return _Hold(self, ticket)
+
+    def take(self, hold: "_Hold") -> None:
+        """Know of a request under way."""
+        self._holds.setdefault(hold.ticket.caller.key_id, {})[hold] = None
+        hold.ends_at(self._loop_time(hold.ticket))
+
+    def release(self, hold: "_Hold") -> None:
+        """Forget it: it is over."""
+        hold.ends_at(None)
+        self._holds.get(hold.ticket.caller.key_id, {}).pop(hold, None)
 
     def _end_holds(self, key_id: str) -> None:
         """End the requests of secrets that are not good any more, and set the others' time anew.
@@ -138,14 +123,14 @@ class Keys:
         """
         now_s = asyncio.get_running_loop().time() if self._holds.get(key_id) else 0.0
         for hold in list(self._holds.get(key_id, ())):
-            if hold.task is asyncio.current_task() or hold.ends.expired():
+            if hold.task is asyncio.current_task() or hold.is_over:
                 continue
             over = self._refusal(hold.ticket, self._clock.unix_ms()) is not None
-            hold.ends.reschedule(now_s if over else self._loop_time(hold.ticket))
+            hold.ends_at(now_s if over else self._loop_time(hold.ticket))
             if over:
                 self._holds[key_id].pop(hold, None)
 
-    def _why_ended(self, ticket: Ticket) -> KeyInvalidError:
+    def why_ended(self, ticket: Ticket) -> KeyInvalidError:
         """Return why a request was ended; its timer may be a little ahead of the wall clock."""
         key, now_ms = self._keys.get(ticket.caller.key_id), self._clock.unix_ms()
         end_ms = None if key is None else ends_ms(key, ticket.sha256)
@@ -164,6 +149,43 @@ class Keys:
             return None
         left_s = (end_ms - self._clock.unix_ms()) / 1000
         return asyncio.get_running_loop().time() + max(left_s, 0.0)
+
+
+class _Hold:
+    """A request under way, and the timer that ends it: most have none, as most keys do not end."""
+
+    __slots__ = ("_keys", "_timer", "is_over", "task", "ticket")
+
+    def __init__(self, keys: Keys, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.task: asyncio.Task[Any] | None = None
+        self.is_over = False
+        self._keys = keys
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        self.task = asyncio.current_task()
+        self._keys.take(self)
+
+    async def __aexit__(self, kind: object, cause: BaseException | None, at: object) -> None:
+        self._keys.release(self)
+        if not self.is_over or self.task is None or self.task.uncancel():
+            return
+        if isinstance(cause, asyncio.CancelledError):
+            raise self._keys.why_ended(self.ticket) from cause
+
+    def ends_at(self, loop_s: float | None) -> None:
+        """Set when it ends, by the loop's time; None for never."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if loop_s is not None:
+            self._timer = asyncio.get_running_loop().call_at(loop_s, self._end)
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 def _secrets(key: Key | None) -> set[str]:

@@ -12,6 +12,7 @@ from murmurate.core.types import (
     Citation,
     FinishReason,
     Frozen,
+    Once,
     Request,
     ToolCall,
     TraceRef,
@@ -204,6 +205,20 @@ class Schedules(Protocol):
         ...
 
 
+class Known(Protocol):
+    """What an `Idempotency-Key` has begun."""
+
+    @property
+    def run(self) -> str:
+        """The run."""
+        ...
+
+    @property
+    def session(self) -> str | None:
+        """Its session, if it has one."""
+        ...
+
+
 class Runs(Protocol):
     """Work that goes on without its client. What is another tenant's is `NotFoundError`."""
 
@@ -214,13 +229,19 @@ class Runs(Protocol):
         priority: int = 0,
         deadline_s: float | None = None,
         webhook: str | None = None,
+        once: Once | None = None,
         run_id: str | None = None,
         beside: Sequence[Entry] = (),
     ) -> str:
         """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL.
 
         Whoever gives it a new `run_id` can write entries of its own `beside` it, in one append.
+        `LogConflictError`: the same is begun at this moment.
         """
+        ...
+
+    async def sent_before(self, tenant: str, once: Once) -> Known | None:
+        """Return the run that this key has begun. `KeyReusedError`: with something else."""
         ...
 
     async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:

@@ -93,10 +93,15 @@ class Requests:
         return SessionRef(header.decode("latin-1"))
 
 
-def name_session(exchange: Exchange, request: Request) -> None:
+def session_of(request: Request) -> str | None:
+    """Return the id of the request's session, if it has one."""
+    return None if request.session is None else request.session.id
+
+
+def name_session(exchange: Exchange, session: str | None) -> None:
     """Tell the client its session, but only with an answer: a refused turn starts none."""
-    if request.session is not None:
-        exchange.headers.append((b"x-murmurate-session", request.session.id.encode()))
+    if session is not None:
+        exchange.headers.append((b"x-murmurate-session", session.encode()))
 
 
 def _lane(header: bytes | None, default: Lane) -> Lane:

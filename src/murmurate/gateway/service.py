@@ -7,7 +7,7 @@ data path) and `management.py`.
 import math
 import re
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from murmurate.core.clock import Clock
@@ -109,6 +109,7 @@ class Gateway:
         self,
         handlers: Handlers,
         *,
+        routes: Sequence[Route],
         keys: Keys,
         limits: Limits,
         hosts: Collection[str],
@@ -131,7 +132,7 @@ class Gateway:
         self._in_flight = 0
         self._draining = False
         self._open = open_routes(handlers.management)
-        self._routes = Routes(scoped_routes(handlers))
+        self._routes = Routes(routes)
 
     @property
     def routes(self) -> tuple[Route, ...]:

@@ -187,18 +187,22 @@ def folded(run_id: str, entries: Iterable[Stored], *, state: RunState | None = N
     Raises:
         LogCorruptError: They don't begin with a request, or one of them can't be read.
     """
+    steps = {} if state is None else {step.number: step for step in state.steps}
     for stored in entries:
         try:
-            state = after(state, run_id, stored)
+            if state is not None and stored.kind == Kind.STEP:
+                state = _advanced(state, stored, steps)
+            else:
+                state = after(state, run_id, stored)
         except msgspec.MsgspecError as cause:
             raise LogCorruptError(f"entry {stored.seq} of run {run_id} can't be read") from cause
     if state is None:
         raise LogCorruptError(f"run {run_id} has no entries")
-    return state
+    return msgspec.structs.replace(state, steps=tuple(steps.values()))
 
 
 def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
-    """Return the state after one more entry."""
+    """Return the state after one more entry that is no step."""
     body, at_ms = stored.body, stored.at_ms
     if state is None:
         if stored.kind != Kind.BEGUN:
@@ -208,8 +212,6 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
     if stored.epoch:
         state = new(state, epoch_last=stored.epoch)
     match stored.kind:
-        case Kind.STEP:
-            return _advanced(state, msgspec.json.decode(body, type=StepDone))
         case Kind.READ:
             seen = msgspec.json.decode(body, type=Read).seen
             return new(state, begun=new(state.begun, seen=seen))
@@ -228,11 +230,16 @@ def after(state: RunState | None, run_id: str, stored: Stored) -> RunState:
             return state  # a later version's word, which changes nothing here
 
 
-def _advanced(state: RunState, step: StepDone) -> RunState:
-    if any(known.number == step.number for known in state.steps):
+def _advanced(state: RunState, stored: Stored, steps: dict[int, StepDone]) -> RunState:
+    """Return the state after a step, which is added to `steps`: a copy for each would be slow."""
+    step = msgspec.json.decode(stored.body, type=StepDone)
+    new = msgspec.structs.replace
+    if stored.epoch:
+        state = new(state, epoch_last=stored.epoch)
+    if step.number in steps:
         return state  # it was delivered twice: the first one counts
-    steps, asked = (*state.steps, step), _but(state.asked, step.number)
-    return msgspec.structs.replace(state, steps=steps, asked=asked, stumbles=0)
+    steps[step.number] = step
+    return new(state, asked=_but(state.asked, step.number), stumbles=0)
 
 
 def _but(asked: Sequence[Asked], number: int) -> tuple[Asked, ...]:

@@ -4,7 +4,7 @@ A notice is an errand. What its attempts came to stands in its stream, `hook/RUN
 the next one. Receivers know a repetition by its `webhook-id`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from ipaddress import ip_address
 
@@ -70,7 +70,7 @@ class Hooks:
     def __init__(
         self,
         fetcher: Fetcher,
-        keys: Mapping[str, bytes],
+        keys: Mapping[str, Sequence[bytes]],
         *,
         log: Log,
         clock: Clock,
@@ -128,12 +128,12 @@ class Hooks:
 
     async def _attempt(self, claim: Claim, known: Delivery) -> tuple[str | None, bool]:
         """Return what went wrong, None when nothing did, and whether another attempt may help."""
-        key = self._keys.get(claim.tenant)
-        if key is None:
+        keys = self._keys.get(claim.tenant)
+        if keys is None:
             return "there is no secret to sign with any more", True
         body = body_of(known.notice, known.at_ms)
         message = claim.stream.removeprefix(PREFIX)
-        headers = headers_of(body, message=message, now_ms=self._clock.unix_ms(), key=key)
+        headers = headers_of(body, message=message, now_ms=self._clock.unix_ms(), keys=keys)
         try:
             target = self._fetcher.target(known.notice.url)
             _check_scheme(target)

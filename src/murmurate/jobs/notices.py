@@ -7,7 +7,7 @@ something has happened to which run, never what was asked or answered.
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -93,15 +93,21 @@ def body_of(notice: Notice, at_ms: int) -> bytes:
     )
 
 
-def headers_of(body: bytes, *, message: str, now_ms: int, key: bytes) -> Mapping[str, str]:
-    """Return the headers of an attempt. `message` is the id by which receivers drop repetitions."""
+def headers_of(
+    body: bytes, *, message: str, now_ms: int, keys: Sequence[bytes]
+) -> Mapping[str, str]:
+    """Return the headers of an attempt. `message` is the id by which receivers drop repetitions.
+
+    Of several keys, each signs: a receiver takes the message if it knows one of them.
+    """
     at_s = now_ms // 1000
+    signatures = [signature(body, message=message, at_s=at_s, key=key) for key in keys]
     return {
         "content-type": "application/json",
         "user-agent": "murmurate",
         "webhook-id": message,
         "webhook-timestamp": str(at_s),
-        "webhook-signature": signature(body, message=message, at_s=at_s, key=key),
+        "webhook-signature": " ".join(signatures),
     }
 
 

@@ -45,7 +45,8 @@ AT_A_TIME_MAX = 64
 COUNT_EVERY_S = 5.0
 """How often to ask the log what we hold."""
 LEFT_MAX = 10_000
-"""Ends of runs to be written once the log can be. What is beyond waits for a revocation."""
+"""Ends of runs to be written once the log can be. What is beyond is forgotten here, not in the log:
+the next count of what we hold finds it, and its run goes on from its journal."""
 LEFT_AT_ONCE = 256
 """So many of them are tried again with each beat: they share commits, and leave room for others."""
 UNREAD_PAUSE_MS = 1000

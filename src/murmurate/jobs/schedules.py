@@ -21,7 +21,7 @@ from murmurate.core.errors import (
     MurmurateError,
 )
 from murmurate.core.ids import Ids, named
-from murmurate.core.ports import Claim, Done, Entry, EventLog, Log, Offer
+from murmurate.core.ports import Claim, Done, Entry, EventLog, Log, Offer, Work
 from murmurate.core.types import (
     Frozen,
     Lane,
@@ -34,6 +34,7 @@ from murmurate.core.types import (
     TextPart,
     TraceRef,
 )
+from murmurate.jobs.deadlines import deadline_offer
 from murmurate.jobs.entries import QUEUE, Begun, Kind, stream_of
 from murmurate.jobs.journal import put_off, strike_off
 
@@ -229,7 +230,15 @@ class Schedules:
         schedule, at_ms = self._schedules[name], state.next_ms
         run_id = named("run", f"{claim.tenant}/{name}", at_ms=at_ms)
         place = (claim.tenant, stream_of(run_id))
-        begun = Begun(await self._request(schedule), background=True)
+        begun = Begun(await self._request(schedule), background=True, webhook=schedule.webhook)
+        work: list[Work] = [
+            Offer(*place, QUEUE, priority=schedule.priority),
+            Offer(claim.tenant, claim.stream, SCHEDULES, due_ms=next_ms),
+        ]
+        if schedule.deadline_s is not None:
+            deadline_ms = self._clock.unix_ms() + int(schedule.deadline_s * 1000)
+            begun = msgspec.structs.replace(begun, deadline_ms=deadline_ms)
+            work.append(deadline_offer(claim.tenant, run_id, deadline_ms))
         fired = Placed(state.cron, state.zone, next_ms, at_ms, run_id)
         try:
             await self._log.append(
@@ -239,10 +248,7 @@ class Schedules:
                 ],
                 expected={place: 0},
                 fence=claim,
-                work=[
-                    Offer(*place, QUEUE, priority=schedule.priority),
-                    Offer(claim.tenant, claim.stream, SCHEDULES, due_ms=next_ms),
-                ],
+                work=work,
             )
         except LogConflictError:  # this time came before: its run is there
             await self._go_on(claim, ScheduleKind.FIRED, fired)

@@ -25,7 +25,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ids import Ids, first_of
 from murmurate.core.ports import Claim, Entry, Log, Model, Nudge, Offer, Stored, Work, WorkInfo
-from murmurate.core.types import Delta, Request
+from murmurate.core.types import Delta, Once, Request
 from murmurate.jobs.deadlines import deadline_offer
 from murmurate.jobs.entries import (
     QUEUE,
@@ -40,6 +40,7 @@ from murmurate.jobs.entries import (
 )
 from murmurate.jobs.hooks import Hooks
 from murmurate.jobs.journal import KeptJournal, OpenJournals, put_back
+from murmurate.jobs.repeats import Known, Repeats
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.views import (
     RunEvent,
@@ -83,6 +84,7 @@ class Runs:
         self._ids = ids
         self._is_run = is_run
         self._hooks = hooks
+        self._repeats = Repeats(log, clock)
 
     def answer(self, request: Request) -> AsyncGenerator[Delta]:
         """Answer as a run, if the request wants one."""
@@ -152,14 +154,17 @@ class Runs:
         priority: int = 0,
         deadline_s: float | None = None,
         webhook: str | None = None,
+        once: Once | None = None,
         run_id: str | None = None,
         beside: Sequence[Entry] = (),
     ) -> str:
         """Begin a run in the background; return its id once it is durable.
 
+        Ask `sent_before` first where it is to be begun `once`.
+
         It fails unless it ends within `deadline_s`; the URL `webhook` is told of its end. Whoever
         gives it a new `run_id` can write entries of its own `beside` it, in the same append.
-        `BadRequestError`: that URL can't be.
+        `BadRequestError`: that URL can't be. `LogConflictError`: the same is begun at this moment.
         """
         if webhook is not None:
             self._check(request.tenant, webhook)
@@ -171,10 +176,21 @@ class Runs:
             deadline_ms = self._clock.unix_ms() + int(deadline_s * 1000)
             begun = msgspec.structs.replace(begun, deadline_ms=deadline_ms)
             work.append(deadline_offer(request.tenant, run_id, deadline_ms))
-        entry = Entry(*place, Kind.BEGUN.value, msgspec.json.encode(begun))
-        await self._log.append([entry, *beside], work=work)
+        entries = [Entry(*place, Kind.BEGUN.value, msgspec.json.encode(begun)), *beside]
+        expected: dict[tuple[str, str], int] = {}
+        if once is not None:
+            session = None if request.session is None else request.session.id
+            note = self._repeats.note(request.tenant, once, Known(run_id, once.asks, session))
+            entries.append(note.entry)
+            work.append(note.offer)
+            expected = note.expected
+        await self._log.append(entries, expected=expected, work=work)
         self._runner.wake()
         return run_id
+
+    async def sent_before(self, tenant: str, once: Once) -> Known | None:
+        """Return the run that this key has begun. `KeyReusedError`: with something else."""
+        return await self._repeats.known(tenant, once)
 
     async def show(self, tenant: str, run_id: str) -> RunView:
         """Return all that is known of a run, or `NotFoundError`."""
@@ -208,7 +224,8 @@ class Runs:
                 return
             await self._clock.sleep(FOLLOW_S)
             news = await self._entries_after(tenant, run_id, seen)
-            state = folded(run_id, news, state=state)
+            # Whether it is over is all that is wanted of it: its steps were told.
+            state = folded(run_id, news, state=msgspec.structs.replace(state, steps=()))
 
     async def listing(self, tenant: str, *, limit: int = 50) -> Sequence[RunInfo]:
         """Return the newest runs of a tenant, the newest first."""

@@ -1,10 +1,13 @@
 """Which spans are kept when there are too many traces to keep them all."""
 
+import math
+
 from murmurate.observe.spans import SpanRecord
 
 TRACES_PER_S_MAX = 50.0
 
-_CHANCES = 1 << 56  # W3C asks for chance in the last 56 bits of a trace id
+_DIGITS = 14
+_CHANCES = 1 << 4 * _DIGITS  # W3C asks for chance in the last 56 bits of a trace id
 _SECOND_NS = 1_000_000_000
 
 
@@ -26,14 +29,19 @@ class Sampler:
         self._second = 0
         self._traces_now = 0
         self._traces_before = 0
+        self._below: str | None = None
+        """What the last digits of a kept trace's id come before; None: all are kept."""
 
     def keeps(self, span: SpanRecord) -> bool:
         """Return whether to keep a span that has just ended; root spans count as one trace each."""
-        self._turn((span.start_unix_ns + span.duration_ns) // _SECOND_NS)
+        second = (span.start_unix_ns + span.duration_ns) // _SECOND_NS
+        if second > self._second:
+            self._turn(second)
         if span.is_root:
             self._traces_now += 1
-        share = self.share
-        return share >= 1 or span.error is not None or is_in_share(span.trace_id, share)
+            self._below = _below(self.share)
+        below = self._below
+        return below is None or span.trace_id[-_DIGITS:] < below or span.error is not None
 
     @property
     def share(self) -> float:
@@ -42,12 +50,17 @@ class Sampler:
         return min(1.0, self._traces_per_s_max / max(traces_per_s, 1))
 
     def _turn(self, second: int) -> None:
-        if second > self._second:
-            self._traces_before = self._traces_now if second == self._second + 1 else 0
-            self._traces_now = 0
-            self._second = second
+        self._traces_before = self._traces_now if second == self._second + 1 else 0
+        self._traces_now = 0
+        self._second = second
+        self._below = _below(self.share)
 
 
 def is_in_share(trace_id: str, share: float) -> bool:
     """Return whether a trace belongs to that part of all traces; a larger part holds a smaller."""
-    return int(trace_id[-14:], 16) < share * _CHANCES
+    below = _below(share)
+    return below is None or trace_id[-_DIGITS:] < below
+
+
+def _below(share: float) -> str | None:
+    return None if share >= 1 else f"{math.ceil(share * _CHANCES):0{_DIGITS}x}"

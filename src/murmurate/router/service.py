@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
 
@@ -42,6 +42,7 @@ class Routed:
         on_usage: Callable[[Request, Usage], None],
     ) -> None:
         self._gates = {name: _Gate(name, it, queue, clock) for name, it in backends.items()}
+        self._clock = clock
         self._tracer = tracer
         self._on_usage = on_usage
 
@@ -56,8 +57,9 @@ class Routed:
             raise ModelUnknownError(f"no model {request.model!r}; served: {known}", param="model")
         facts = {"lane": request.lane.value, "model": request.model}
         with self._tracer.span(request.trace, "router", **facts) as span:
-            async with gate.slot(request.lane) as waited_s:
-                span.note(waited_ms=round(waited_s * 1000, 3))
+            arrived_s = self._clock.now_s()
+            async with gate.slot(request.lane) as started_s:
+                span.note(waited_ms=round((started_s - arrived_s) * 1000, 3))
                 below = msgspec.structs.replace(request, trace=span.ref)
                 async with aclosing(gate.model.answer(below)) as deltas:
                     async for delta in deltas:
@@ -87,22 +89,22 @@ class _Gate:
     def load(self) -> Load:
         return self._lanes.load()
 
-    @asynccontextmanager
-    async def slot(self, lane: Lane) -> AsyncGenerator[float]:
-        """Hold a slot for the time of the block; yields the seconds waited for it."""
-        ticket = next(self._tickets)
-        arrived_s = started_s = self._clock.now_s()
-        ran = False
-        try:
-            await self._admit(ticket, lane)
-            ran, started_s = True, self._clock.now_s()
-            yield started_s - arrived_s
-        finally:
-            if ran:
-                self._service_s.append(self._clock.now_s() - started_s)
-            self._waiting.pop(ticket, None)
-            # Also after a cancel that met the wake-up half way: the ticket runs then, in `_lanes`.
-            self._wake(self._lanes.leave(ticket))
+    def slot(self, lane: Lane) -> "_Slot":
+        """Return a slot to hold for the time of a block."""
+        return _Slot(self, next(self._tickets), lane)
+
+    async def enter(self, ticket: int, lane: Lane) -> float:
+        """Return the time from which on the ticket runs."""
+        await self._admit(ticket, lane)
+        return self._clock.now_s()
+
+    def leave(self, ticket: int, started_s: float | None) -> None:
+        """Let go of a ticket, whether it ran (since then) or not; another runs in its place."""
+        if started_s is not None:
+            self._service_s.append(self._clock.now_s() - started_s)
+        self._waiting.pop(ticket, None)
+        # Also after a cancel that met the wake-up half way: the ticket runs then, in `_lanes`.
+        self._wake(self._lanes.leave(ticket))
 
     async def _admit(self, ticket: int, lane: Lane) -> None:
         """Return when the ticket runs."""
@@ -123,3 +125,26 @@ class _Gate:
         turn = None if ticket is None else self._waiting.get(ticket)
         if turn is not None and not turn.done():
             turn.set_result(None)
+
+
+class _Slot:
+    """Holds a slot for the time of a block; `async with` gives the time from which on it does."""
+
+    __slots__ = ("_gate", "_lane", "_started_s", "_ticket")
+
+    def __init__(self, gate: _Gate, ticket: int, lane: Lane) -> None:
+        self._gate = gate
+        self._ticket = ticket
+        self._lane = lane
+        self._started_s: float | None = None
+
+    async def __aenter__(self) -> float:
+        try:
+            self._started_s = await self._gate.enter(self._ticket, self._lane)
+        except BaseException:
+            self._gate.leave(self._ticket, None)
+            raise
+        return self._started_s
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.leave(self._ticket, self._started_s)

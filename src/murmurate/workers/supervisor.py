@@ -24,7 +24,7 @@ from typing import TextIO
 import msgspec
 
 from murmurate.adapters.files import write_private
-from murmurate.config import Config, listen_address
+from murmurate.config import Config, Role, listen_address
 from murmurate.core.clock import Clock
 from murmurate.core.errors import AddressInUseError, ConfigError
 from murmurate.fleet.ends import TROUBLES, Trouble, told
@@ -242,8 +242,10 @@ class Supervisor:
             ConfigError: There is no key to tell, or no place to write it.
         """
         key_file = self._state / "key"
+        is_worker = self._config.server.role is Role.WORKER  # it opens nothing to anybody
         try:
-            ready = Ready(url, key_file.read_text(encoding="ascii").strip(), os.getpid())
+            key = "" if is_worker else key_file.read_text(encoding="ascii").strip()
+            ready = Ready(url, key, os.getpid())
         except (OSError, UnicodeDecodeError) as cause:
             raise ConfigError(
                 f"the key file {key_file} can't be read: restore it, or move it "

@@ -1,15 +1,26 @@
 """Connects to PostgreSQL within bounds, and says its errors in our words, never with a password.
 
-What goes wrong is one of three kinds: the statement was refused (the connection is as good as
-before), the server is not there for now, or the connection is lost.
+Where the URL names several hosts, `hosts.py` says which one it is. What goes wrong is one of three
+kinds: the statement was refused (the connection is as good as before), the server is not there for
+now, or the connection is lost.
 """
 
+import asyncio
 import re
+import socket
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from murmurate.adapters.postgres.hosts import (
+    STANDING,
+    Standing,
+    objection,
+    standing_of,
+    urls_of,
+)
 from murmurate.core.errors import (
     ConfigError,
     LogCorruptError,
@@ -19,6 +30,8 @@ from murmurate.core.errors import (
 )
 
 CONNECT_S = 5
+DEAD_S = 5
+"""A host that is silent for so long, while we wait for it, is taken for lost: by TCP itself."""
 COMMAND_S = 30.0
 """The longest a statement may take; then its connection is given up."""
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
@@ -36,6 +49,7 @@ LOST: tuple[type[Exception], ...] = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,  # another host leads by now
 )
 """After these a connection is of no use any more."""
 
@@ -52,11 +66,13 @@ _OF_THE_SERVER = (
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
     asyncpg.PostgresSystemError,
-    asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InsufficientPrivilegeError,
 )
 _POOLER = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _DAMAGE = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
+
+
+_NOTHING = "; nothing was written"
 
 
 class Database:
@@ -83,11 +99,12 @@ class Database:
         try:
             parts = urlsplit(url)
             pairs = parse_qsl(parts.query, keep_blank_values=True)
-            usable = parts.scheme in {"postgresql", "postgres"} and parts.port != 0
+            urls = urls_of(parts)
+            usable = parts.scheme in {"postgresql", "postgres"}
         except ValueError:
-            usable, parts, pairs = False, urlsplit(""), []
+            usable, parts, pairs, urls = False, urlsplit(""), [], []
         if not usable:
-            raise ConfigError("log.url: expected postgresql://USER@HOST:PORT/DATABASE")
+            raise ConfigError("log.url: expected postgresql://USER@HOST:PORT,…/DATABASE")
         query = dict(pairs)
         cache = query.pop("statement_cache_size", "100")
         if not cache.isdecimal():
@@ -95,7 +112,12 @@ class Database:
         self._cache_size = int(cache)
         self.is_pooled = self._cache_size == 0
         """Two statements may go to two servers' connections, unless a transaction holds them."""
-        self._url = urlunsplit(parts._replace(query=urlencode(query)))
+        if query.pop("target_session_attrs", "read-write") not in {"read-write", "primary", "any"}:
+            raise ConfigError("log.url: target_session_attrs: expected read-write, as the log is")
+        self._urls = [urlunsplit(urlsplit(url)._replace(query=urlencode(query))) for url in urls]
+        self.host: str | None = None
+        """The host that was connected to last."""
+        self._seen: Standing | None = None
         self._password = password
         host = parts.netloc.rpartition("@")[2] or query.get("host", "")
         user = f"{unquote(parts.username)}@" if parts.username else ""
@@ -113,25 +135,59 @@ class Database:
         return text.replace("log.", f'"{self.schema}".')
 
     async def connect(self) -> Connection:
-        """Open a connection; whoever gets it closes it.
+        """Open a connection to the host that leads; whoever gets it closes it.
 
         Raises:
-            LogUnavailableError: The server is not there, is busy, or refuses us.
+            LogUnavailableError: No server is there, takes writes, or takes us.
         """
+        found = await asyncio.gather(*(self._open(url) for url in self._urls))
+        errors = [one for one in found if isinstance(one, LogUnavailableError)]
+        opened = [one for one in found if not isinstance(one, LogUnavailableError)]
+        if not opened:
+            raise errors[0] if len(errors) == 1 else self._none_leads(errors)
+        chosen = max(opened, key=lambda one: one[1].timeline)  # the one that was promoted last
+        for one in opened:
+            if one is not chosen:
+                one[0].terminate()
+        connection, self._seen, self.host = chosen
+        return connection
+
+    async def _open(self, url: str) -> tuple[Connection, Standing, str] | LogUnavailableError:
+        """Return a connection to one host and how it stands, or why it can't be used."""
         try:
-            return await asyncpg.connect(
-                self._url,
-                password=self._password,
-                timeout=CONNECT_S,
-                command_timeout=COMMAND_S,
-                statement_cache_size=self._cache_size,
-                server_settings={"application_name": self._application},
-            )
+            async with asyncio.timeout(CONNECT_S):
+                connection = await asyncpg.connect(
+                    url,
+                    password=self._password,
+                    command_timeout=COMMAND_S,
+                    statement_cache_size=self._cache_size,
+                    server_settings={"application_name": self._application},
+                )
+                try:
+                    _watch(connection)
+                    standing = standing_of(await connection.fetchrow(STANDING))
+                except BaseException:
+                    connection.terminate()
+                    raise
         except (*LOST, asyncpg.PostgresError, ValueError) as cause:
             # No cause is chained: some drivers' errors show their arguments, and so the password.
-            raise self.unreachable(cause) from None
+            return self.unreachable(cause, url)
+        why = objection(standing, seen=self._seen)
+        if why is not None:
+            connection.terminate()
+            where = self.name if len(self._urls) == 1 else _host(url)
+            return LogUnavailableError(f"{where}: {why}; nothing was written", retry_s=1.0)
+        return connection, standing, _host(url)
 
-    def unreachable(self, cause: Exception) -> LogUnavailableError:
+    def _none_leads(self, errors: list[LogUnavailableError]) -> LogUnavailableError:
+        why = "; ".join(error.detail.removesuffix(_NOTHING) for error in errors)
+        lasting = all(error.retry_s is None for error in errors)
+        return LogUnavailableError(
+            f"{self.name}: no host can be written to ({why}){_NOTHING}",
+            retry_s=None if lasting else 1.0,
+        )
+
+    def unreachable(self, cause: Exception, url: str) -> LogUnavailableError:
         """Return our error for a connection that could not be made; nothing was written."""
         if isinstance(cause, FileNotFoundError):
             why = "a file that its URL names is not there (sslrootcert, sslcert, sslkey, a socket)"
@@ -140,8 +196,9 @@ class Database:
         else:
             why = self._words(cause)
         lasting = isinstance(cause, (*_REFUSED, ValueError, FileNotFoundError))
+        where = self.name if len(self._urls) == 1 else _host(url)
         return LogUnavailableError(
-            f"{self.name} cannot be reached: {why}; nothing was written",
+            f"{where} cannot be reached: {why}{_NOTHING}",
             retry_s=None if lasting else 1.0,
         )
 
@@ -167,6 +224,26 @@ class Database:
         for value in self._secrets:
             said = said.replace(value, "[hidden]")
         return said
+
+
+def _host(url: str) -> str:
+    """Return a URL's host and port alone."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _watch(connection: Connection) -> None:
+    """Let TCP give up a host that has vanished without a word: else a wait takes `COMMAND_S`."""
+    options = {
+        socket.SO_KEEPALIVE: (socket.SOL_SOCKET, 1),
+        socket.TCP_KEEPIDLE: (socket.IPPROTO_TCP, 2),
+        socket.TCP_KEEPINTVL: (socket.IPPROTO_TCP, 1),
+        socket.TCP_KEEPCNT: (socket.IPPROTO_TCP, DEAD_S - 2),
+        socket.TCP_USER_TIMEOUT: (socket.IPPROTO_TCP, DEAD_S * 1000),
+    }
+    with suppress(OSError, AttributeError):  # not TCP, or not the driver that we know
+        wire = connection._transport.get_extra_info("socket")  # noqa: SLF001 - it shows no other way
+        for option, (level, value) in options.items():
+            wire.setsockopt(level, option, value)
 
 
 def application(schema: str, verb: str = "") -> str:

@@ -107,6 +107,11 @@ class PostgresLog:
         """What was found to be damaged or lost since the start."""
         return self._book.known
 
+    @property
+    def faults(self) -> int:
+        """How often the connection was lost in a write."""
+        return self._writer.faults
+
     async def append(
         self,
         entries: Sequence[Entry],
@@ -209,7 +214,7 @@ class PostgresLog:
 
     async def renew(self, runner: str) -> Renewal:
         """Say that the runner lives; see `Log`."""
-        return await self._writer.do(lambda db: self._works.renew(db, runner))
+        return await self._writer.do(lambda db: self._works.renew(db, runner), is_durable=False)
 
     async def beats(self) -> dict[str, int]:
         """Return every runner's count of renewals."""

@@ -27,6 +27,8 @@ class PostgresSurvey(Frozen, frozen=True):
     entries: int
     size_bytes: int
     is_encrypted: bool
+    runners: int
+    """How many servers hold work in it, or may."""
     unsafe: tuple[str, ...]
     faults: tuple[str, ...]
 
@@ -61,14 +63,16 @@ async def _survey(connection: Connection, database: Database) -> PostgresSurvey:
         raise newer(f"{database.name}, schema {database.schema}, format {found['format']}")
     if found is not None and found["copying"] is not None:
         faults.append("it is half of a copy: run `murmurate log copy` again")
+    runners = database.sql("SELECT count(*) FROM log.runner")
     encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
     return PostgresSurvey(
-        name=f"{database.name}, schema {database.schema}",
+        name=f"{database.name} at {database.host}, schema {database.schema}",
         server=f"{version.major}.{version.minor}",
         format=None if found is None else found["format"],
         entries=await connection.fetchval(_ENTRIES, f'"{database.schema}".entry') or 0,
         size_bytes=await connection.fetchval(_SIZE, database.schema) or 0,
         is_encrypted=bool(await connection.fetchval(encrypted)),
+        runners=0 if found is None else await connection.fetchval(runners) or 0,
         unsafe=tuple(row["name"] for row in await connection.fetch(_UNSAFE)),
         faults=tuple(faults),
     )

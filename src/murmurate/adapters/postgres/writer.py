@@ -29,7 +29,7 @@ from murmurate.adapters.postgres.database import (
 )
 from murmurate.adapters.postgres.format import BOUNDS, VERSION, lock
 from murmurate.adapters.postgres.readers import hang_up
-from murmurate.adapters.postgres.writes import Appending, Writes
+from murmurate.adapters.postgres.writes import Appending, Proof, Writes
 from murmurate.core.clock import Clock
 from murmurate.core.errors import LogUnavailableError, MurmurateError
 
@@ -39,6 +39,10 @@ BATCH_BYTES_MAX = 32 * 1024 * 1024
 """Beside their number, what goes into one commit is bounded: PostgreSQL holds a statement whole."""
 PATIENCE_S = 3.0
 """How long a writer that has lost its server keeps its jobs waiting; then it refuses at once."""
+RESOLVE_S = 15.0
+"""How long it looks for a commit whose answer was lost, while another host may take over."""
+COMMIT_S = 10.0
+"""The longest a commit may take. A primary whose synchronous standby has gone waits for ever."""
 RETRY_S = (0.05, 2.0)
 """Between attempts to connect: at first, and at most."""
 
@@ -50,16 +54,26 @@ Deed = Callable[[Connection], Awaitable[_T]]
 class _Job:
     """An append or another piece of writing, and who waits for it."""
 
-    __slots__ = ("error", "future", "size_bytes", "value", "work")
+    __slots__ = ("error", "future", "is_durable", "size_bytes", "value", "work")
 
     def __init__(
-        self, work: Appending | Deed[Any], future: asyncio.Future[Any], size_bytes: int
+        self,
+        work: Appending | Deed[Any],
+        future: asyncio.Future[Any],
+        size_bytes: int,
+        *,
+        is_durable: bool,
     ) -> None:
         self.work = work
         self.future = future
+        self.is_durable = is_durable
         self.size_bytes = size_bytes
         self.value: Any = None
         self.error: Exception | None = None
+
+
+class _NotReplicatedError(Exception):
+    """PostgreSQL has warned that a standby may lack what was committed."""
 
 
 class _Step(Enum):
@@ -86,6 +100,8 @@ class GroupWriter:
         """`connection` belongs to the writer from now on."""
         self._database = database
         self._connection: Connection | None = connection
+        connection.add_log_listener(self._note_warning)
+        self._warned = False
         self._clock = clock
         self._queue_max = queue_max
         self._batch_max = batch_max
@@ -100,14 +116,20 @@ class GroupWriter:
         self._waiting = 0
         self._waiting_bytes = 0
         self._closed = False
+        self.faults = 0
+        """How often the connection was lost in a transaction."""
         self._down_since_s: float | None = None
         self._next_try_s = 0.0
         self._pause_s = RETRY_S[0]
         self._why_down: LogUnavailableError | None = None
         self._task = asyncio.create_task(self._run(), name=f"write {database.name}")
 
-    async def do(self, work: Appending | Deed[Any], *, size_bytes: int = 0) -> Any:  # noqa: ANN401
+    async def do(
+        self, work: Appending | Deed[Any], *, size_bytes: int = 0, is_durable: bool = True
+    ) -> Any:  # noqa: ANN401 - what a deed returns
         """Return the seqs of an append, or what a deed returned, once it is committed.
+
+        What need not be durable waits for no disk and no standby, where it comes alone.
 
         A deed may run again when a transaction is lost, so it only touches the connection.
 
@@ -123,7 +145,9 @@ class GroupWriter:
                 f" {self._waiting_bytes} bytes; retry after 1 s",
                 retry_s=1.0,
             )
-        job = _Job(work, asyncio.get_running_loop().create_future(), size_bytes)
+        job = _Job(
+            work, asyncio.get_running_loop().create_future(), size_bytes, is_durable=is_durable
+        )
         self._waiting += 1
         self._waiting_bytes += size_bytes
         self._jobs.append(job)
@@ -171,20 +195,23 @@ class GroupWriter:
         except Exception as error:  # noqa: BLE001 - it goes to whoever waits: the task must live
             _fail(jobs, error)
             return
-        step = _Step.BEGIN
+        step, proof = _Step.BEGIN, None
         try:
-            await connection.execute(self._begin)
+            await connection.execute(self._beginning(jobs))
             step = _Step.PERFORM
-            await self._perform(connection, jobs)
-            step = _Step.COMMIT
-            done = await connection.execute("COMMIT")
+            proof = await self._perform(connection, jobs)
+            step, self._warned = _Step.COMMIT, False
+            done = await connection.execute("COMMIT", timeout=COMMIT_S)
             if done != "COMMIT":  # what PostgreSQL answers where it has rolled back instead
                 _fail(jobs, LogUnavailableError(f"{self._database.name}: nothing was written"))
+            elif self._warned:
+                await self._resolve(jobs, proof, _NotReplicatedError(), again=again)
         except LOST as cause:
+            self.faults += 1
             connection.terminate()
             self._connection = None
             if step is _Step.COMMIT:
-                _fail(jobs, self._unknown(cause))
+                await self._resolve(jobs, proof, cause, again=again)
             elif again:
                 await self._commit(jobs, again=False)
             else:
@@ -198,12 +225,63 @@ class GroupWriter:
             await self._commit(jobs[:middle])
             await self._commit(jobs[middle:])
 
-    async def _perform(self, connection: Connection, jobs: Sequence[_Job]) -> None:
+    def _beginning(self, jobs: Sequence[_Job]) -> str:
+        if any(job.is_durable for job in jobs):
+            return self._begin
+        return f"{self._begin}; SET LOCAL synchronous_commit = off"
+
+    async def _resolve(
+        self, jobs: Sequence[_Job], proof: Proof | None, cause: Exception, *, again: bool
+    ) -> None:
+        """Find out whether a commit was made whose answer was lost; if not, make it once more."""
+        unknown = self._unknown(cause)
+        until_s = self._clock.now_s() + RESOLVE_S
+        found = None
+        while proof is not None:
+            try:
+                found = await self._was_committed(proof)
+                break
+            except Exception:  # noqa: BLE001 - whatever keeps us from looking may pass
+                if self._clock.now_s() >= until_s:
+                    break
+                await self._clock.sleep(RETRY_S[0])
+        if found is None:
+            _fail(jobs, unknown)
+        elif not found and again:
+            await self._commit(jobs, again=False)
+        elif not found:
+            _fail(jobs, self._not_written(cause))
+
+    async def _was_committed(self, proof: Proof) -> bool | None:
+        """Look for the entry of a lost transaction; None where nobody can know.
+
+        The writer's lock comes first: a server that still works on the lost one has ended by then.
+        It changes a row as it is: only a commit that has written something waits until everything
+        before it is on the disk, and on the standbys. So what was found is as durable as any other.
+        """
+        connection = await self._connected()
+        try:
+            touch = self._database.sql("UPDATE log.about SET format = format")
+            await connection.execute(f"{self._begin}; {touch}")
+            found = await self._writes.has(connection, proof)
+            self._warned = False
+            await connection.execute("COMMIT", timeout=COMMIT_S)
+        except BaseException:
+            connection.terminate()
+            self._connection = None
+            raise
+        if self._warned:
+            raise _NotReplicatedError
+        return found
+
+    async def _perform(self, connection: Connection, jobs: Sequence[_Job]) -> Proof | None:
+        proof = None
         for _, group in groupby(jobs, key=lambda job: isinstance(job.work, Appending)):
             some = list(group)
             appends = [job.work for job in some if isinstance(job.work, Appending)]
             if appends:
-                outcomes = await self._writes.append(connection, appends)
+                outcomes, written = await self._writes.append(connection, appends)
+                proof = written or proof
                 for job, outcome in zip(some, outcomes, strict=True):
                     _settle(job, outcome)
                 continue
@@ -213,6 +291,7 @@ class GroupWriter:
                     _settle(job, await job.work(connection))
                 except MurmurateError as error:
                     _settle(job, error)
+        return proof
 
     async def _connected(self) -> Connection:
         """Return the connection; a new one, with patience, where it was lost.
@@ -228,6 +307,7 @@ class GroupWriter:
                 await self._clock.sleep(self._next_try_s - now_s)
             try:
                 self._connection = await self._database.connect()
+                self._connection.add_log_listener(self._note_warning)
             except LogUnavailableError as error:
                 now_s = self._clock.now_s()
                 if self._down_since_s is None:
@@ -240,6 +320,14 @@ class GroupWriter:
         self._down_since_s = self._why_down = None
         self._pause_s = RETRY_S[0]
         return self._connection
+
+    def _note_warning(self, _connection: Any, message: Any) -> None:  # noqa: ANN401 - the driver's
+        """Hear what the server says beside its answers, before they reach us.
+
+        A commit that was told to wait for no standby any more (`pg_cancel_backend`) is called done.
+        """
+        if message.severity_en == "WARNING":
+            self._warned = True
 
     def _is_patient(self, now_s: float) -> bool:
         return self._down_since_s is None or now_s - self._down_since_s < PATIENCE_S

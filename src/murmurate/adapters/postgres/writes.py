@@ -44,13 +44,14 @@ _PUT_HEADS = """INSERT INTO log.head (tenant, stream, seq, first, snapshot, crc)
     ON CONFLICT (tenant, stream) DO UPDATE SET seq = excluded.seq, first = excluded.first,
         snapshot = excluded.snapshot, crc = excluded.crc"""
 # Positions are drawn in the order of the rows: a tail sees them in the order of the appends.
-_APPEND = f"""WITH heads AS ({_PUT_HEADS})
+_APPEND = f"""WITH heads AS ({_PUT_HEADS}), entries AS (
     INSERT INTO log.entry (tenant, stream, seq, epoch, kind, at, crc, body)
     SELECT tenant, stream, seq, epoch, kind, at, crc, body
     FROM unnest($7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::bigint[],
         $13::bigint[], $14::bytea[])
         WITH ORDINALITY AS e (tenant, stream, seq, epoch, kind, at, crc, body, place)
-    ORDER BY place"""  # noqa: S608 - our own words
+    ORDER BY place)
+    SELECT pg_current_xact_id()::xid::text"""  # noqa: S608 - our own words
 # New work stands behind the last turn of its tenant, or behind the one that was served last.
 _OFFER = """INSERT INTO log.work SELECT $1, $2, $3, $4, 1 + greatest(0,
         (SELECT max(turn) FROM log.work WHERE queue = $3 AND priority = $4 AND tenant = $1),
@@ -66,6 +67,10 @@ _PUT_SNAPSHOT = """INSERT INTO log.snapshot VALUES ($1, $2, $3, $4, $5, $6, $7, 
         epoch = excluded.epoch, at = excluded.at, crc = excluded.crc, body = excluded.body"""
 
 _ENTRY = "SELECT position, epoch FROM log.entry WHERE tenant = $1 AND stream = $2 AND seq = $3"
+# The first is null where there is no such entry; a stream's head tells what was forgotten.
+_WRITTEN = """SELECT
+    (SELECT xmin::text = $4 FROM log.entry WHERE tenant = $1 AND stream = $2 AND seq = $3),
+    coalesce((SELECT first > $3 FROM log.head WHERE tenant = $1 AND stream = $2), false)"""
 _OLD_SNAPSHOT = _ENTRY.replace("log.entry", "log.snapshot")
 _FORGET = "DELETE FROM log.entry WHERE tenant = $1 AND stream = $2 AND seq < $3"
 _FORGET_SNAPSHOT = "DELETE FROM log.snapshot WHERE tenant = $1 AND stream = $2"
@@ -167,6 +172,15 @@ class Plan:
                 assert_never(change)
 
 
+class Proof(Frozen, frozen=True):
+    """An entry, and the transaction that wrote it: where it is, all of the transaction is."""
+
+    tenant: str
+    stream: str
+    seq: int
+    transaction: str
+
+
 class Writes:
     """The statements over one schema."""
 
@@ -176,14 +190,17 @@ class Writes:
             for statement in (
                 *(_HEADS, _HOLDERS, _RUNNERS, _PUT_HEADS, _APPEND),
                 *(_OFFER, _PUT_BACK, _NUDGE, _DONE, _PUT_SNAPSHOT),
-                *(_ENTRY, _OLD_SNAPSHOT, _FORGET, _FORGET_SNAPSHOT),
+                *(_ENTRY, _WRITTEN, _OLD_SNAPSHOT, _FORGET, _FORGET_SNAPSHOT),
             )
         }
 
     async def append(
         self, db: Connection, appends: Sequence[Appending]
-    ) -> list[list[int] | MurmurateError]:
-        """Write all that can be written; return of each its seqs, or why nothing of it was."""
+    ) -> tuple[list[list[int] | MurmurateError], Proof | None]:
+        """Write all that can be written; return of each its seqs, or why nothing of it was.
+
+        The proof is None where no entry was written.
+        """
         plan = await self._plan(db, appends)
         outcomes: list[list[int] | MurmurateError] = []
         for appending in appends:
@@ -191,12 +208,25 @@ class Writes:
                 outcomes.append(plan.add(appending))
             except (FencedError, LogConflictError, LogCorruptError) as error:
                 outcomes.append(error)
+        proof = None
         if plan.rows:
             heads = columns(_head_rows(plan.touched))
-            await db.execute(self._sql[_APPEND], *heads, *columns(plan.rows))
+            rows = columns(plan.rows)
+            transaction = await db.fetchval(self._sql[_APPEND], *heads, *rows)
+            assert isinstance(transaction, str), "it returns a row"
+            tenant, stream, seq, *_ = plan.rows[-1]
+            proof = Proof(tenant, stream, seq, transaction)
         for statement, many in _runs(plan.changes):
             await db.executemany(self._sql[statement], many)
-        return outcomes
+        return outcomes, proof
+
+    async def has(self, db: Connection, proof: Proof) -> bool | None:
+        """Tell whether the transaction of a proof was committed; None where nobody can know."""
+        place = (proof.tenant, proof.stream, proof.seq)
+        row = await db.fetchrow(self._sql[_WRITTEN], *place, proof.transaction)
+        assert row is not None, "a query without FROM returns a row"
+        is_ours, is_forgotten = row
+        return None if is_ours is None and is_forgotten else bool(is_ours)
 
     async def snapshot(
         self, db: Connection, key: Key, seq: int, *, body: bytes, at_ms: int

@@ -1,6 +1,7 @@
 """The log on SQLite: truth.db. Appends go to one writer thread, queries to a few reading ones."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -9,15 +10,17 @@ from typing import TypeVar
 
 from murmurate.adapters.sqlite import queries, works
 from murmurate.adapters.sqlite.appends import Appending
+from murmurate.adapters.sqlite.beats import Beats
 from murmurate.adapters.sqlite.copies import keep_before_upgrade
 from murmurate.adapters.sqlite.damage import MENDED_AT_START, Damage, DamageBook, Reason
 from murmurate.adapters.sqlite.database import open_reader, open_writer, translated
+from murmurate.adapters.sqlite.folding import SyncLostError, fold, keep_open
 from murmurate.adapters.sqlite.format import SCHEMA
 from murmurate.adapters.sqlite.mend import ask_for_mending, mended
 from murmurate.adapters.sqlite.queries import PAGE_ROWS, Page
 from murmurate.adapters.sqlite.readers import Readers
 from murmurate.adapters.sqlite.sharing import Sharing
-from murmurate.adapters.sqlite.writer import GroupWriter
+from murmurate.adapters.sqlite.writer import DiskFault, GroupWriter
 from murmurate.adapters.sqlite.writer import Work as Query
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
@@ -49,13 +52,16 @@ class SqliteLog:
         queue_max: int = 4096,
         batch_max: int = 512,
         on_damage: Callable[[Damage], None] = lambda _: None,
+        on_fault: Callable[[DiskFault], None] = lambda _: None,
         told: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Open or make the file; blocks for a moment. `close()` it.
 
         An older file is migrated, after a copy of it was kept; a damaged one is replaced by what
         can be read of it. Both are `told` in a line, and may take a while where the file is big.
-        `on_damage` is called once for each place that turns out to be damaged.
+        `on_damage` is called once for each place that turns out to be damaged; `on_fault`, on any
+        thread, when the disk fails in a write: after a final fault end the process without `close`,
+        and start again.
 
         Raises:
             LogNewerError: A newer version wrote the file.
@@ -69,23 +75,35 @@ class SqliteLog:
         self._closed = False
         self._sharing = shared(path, lambda: mended(path, clock=clock, told=told))
         try:
-            connection = open_writer(
-                path, SCHEMA, synchronous="FULL", before_upgrade=self._keep_before_upgrade
-            )
+            connection = self._open_writer()
         except BaseException:
             self._sharing.close()
             raise
+        self._on_fault = on_fault
+        self._faults = 0
+        self._beats = Beats(path)
         self._readers = Readers(path, count=READERS)
         with translated(path), closing(open_reader(path)) as reader:
             self._book = DamageBook(queries.known_damage(reader), on_damage)
         self._writer = GroupWriter(
-            connection, path, queue_max=queue_max, batch_max=batch_max, committed=self._wake_tails
+            connection,
+            path,
+            clock=clock,
+            queue_max=queue_max,
+            batch_max=batch_max,
+            committed=self._wake_tails,
+            on_fault=self._note_fault,
         )
 
     @property
     def damage(self) -> Sequence[Damage]:
         """What is known to be damaged or lost; at most `KNOWN_MAX` places."""
         return self._book.known
+
+    @property
+    def faults(self) -> int:
+        """How often the disk failed in a write."""
+        return self._faults
 
     async def append(
         self,
@@ -190,20 +208,34 @@ class SqliteLog:
         return await self._writer.do(claiming)
 
     async def renew(self, runner: str) -> Renewal:
-        """Say that the runner lives; see `Log`."""
+        """Say that the runner lives; see `Log`. Without news it writes nothing to truth.db."""
+        await self._beats.add(runner)
+        if await self._readers.do(partial(works.has_no_news, runner=runner)):
+            return Renewal(known=True, nudged=())
         return await self._writer.do(partial(works.renew, runner=runner))
 
     async def beats(self) -> dict[str, int]:
         """Return every runner's count of renewals."""
-        return await self._readers.do(works.beats)
+        return await self._readers.do(lambda db: self._beats.of(works.enlisted(db)))
 
     async def held(self, runner: str) -> list[Claim]:
         """Return what a runner holds; see `Log`."""
         return await self._readers.do(partial(works.held, runner=runner))
 
     async def revoke(self, runner: str, *, beat: int | None = None) -> bool:
-        """Take everything from a runner; see `Log`."""
-        return await self._writer.do(partial(works.revoke, runner=runner, beat=beat))
+        """Take everything from a runner; see `Log`.
+
+        A beat that comes while this is committed is not heard: the next one tells its runner.
+        """
+
+        def revoked(db: sqlite3.Connection) -> bool:
+            has_beaten = beat is not None and self._beats.of([runner]) != {runner: beat}
+            return not has_beaten and works.revoke(db, runner)
+
+        done = await self._writer.do(revoked)
+        if done:
+            await self._readers.do(lambda _: self._beats.forget(runner))
+        return done
 
     async def work(self, tenant: str, queue: str, *, after: str = "") -> AsyncGenerator[WorkInfo]:
         """Yield the tenant's work of a queue; see `Log`."""
@@ -242,6 +274,7 @@ class SqliteLog:
         self._wake_tails()
         await self._writer.close()
         await self._readers.close()
+        self._beats.close()
         self._sharing.close()
 
     async def _whole(self, query: Query[_T]) -> _T:
@@ -295,6 +328,20 @@ class SqliteLog:
             keeping = partial(queries.keep_damage, damage=damage, at_ms=self._clock.unix_ms())
             await self._writer.do(keeping)
 
+    def _open_writer(self) -> sqlite3.Connection:
+        path = self._path
+        keep = self._keep_before_upgrade
+        connection = open_writer(path, SCHEMA, synchronous="FULL", before_upgrade=keep)
+        with translated(path):
+            _settle(connection, path)
+        return connection
+
+    def _note_fault(self, fault: DiskFault) -> None:
+        self._faults += 1
+        if fault.is_final:
+            self._readers.lose(fault.detail)
+        self._on_fault(fault)
+
     def _keep_before_upgrade(self, version: int) -> None:
         self._told(f"{self._path.name}: format {version} becomes {SCHEMA.version}; keeping a copy")
         kept = keep_before_upgrade(self._path, version)
@@ -311,6 +358,20 @@ def shared(path: Path, when_alone: Callable[[], object]) -> Sharing:
         return Sharing(path, when_alone)
     except OSError as cause:
         raise LogUnavailableError(f"{path.name} can't be opened: {cause.strerror}") from cause
+
+
+def _settle(connection: sqlite3.Connection, path: Path) -> None:
+    """Move what is in the WAL into the file before anything is built on it.
+
+    It may be of a commit whose fsync failed: then it is read from memory, and is not on the disk.
+    Somebody else who has the file open has done this already, and keeps us from it.
+    """
+    connection.execute("PRAGMA busy_timeout=0").fetchall()
+    try:
+        fold(connection, "TRUNCATE")
+    except SyncLostError as loss:
+        keep_open(connection)
+        raise LogUnavailableError(f"{path.name}: the disk does not keep it: {loss}") from loss
 
 
 def _check_size(tenant: str, stream: str, body: bytes) -> None:

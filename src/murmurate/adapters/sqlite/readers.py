@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from murmurate.adapters.sqlite.database import open_reader, translated
-from murmurate.core.errors import LogUnavailableError
+from murmurate.core.errors import LogCorruptError, LogUnavailableError
 
 _T = TypeVar("_T")
 
@@ -25,6 +25,7 @@ class Readers:
             self._connections.put(open_reader(path))
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"read {path.name}")
         self._closed = False
+        self._lost: str | None = None
 
     async def do(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Return what `work` returns; it runs on one of the threads.
@@ -36,6 +37,10 @@ class Readers:
         if self._closed:
             raise LogUnavailableError(f"{self._path.name} is closed")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+
+    def lose(self, detail: str) -> None:
+        """Answer nothing more, not even what is being asked: the file is not what SQLite thinks."""
+        self._lost = detail
 
     async def close(self) -> None:
         """Let the queries under way finish, then close all connections."""
@@ -49,9 +54,18 @@ class Readers:
         connection = self._connections.get()
         try:
             with translated(self._path):
-                return work(connection)
+                found = work(connection)
+        except LogCorruptError:
+            self._check()
+            raise
         finally:
             self._connections.put(connection)
+        self._check()
+        return found
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise LogUnavailableError(self._lost, retry_s=1.0)
 
     def _release(self) -> None:
         # Work starts in the order of its arrival, so whoever came before has its connection

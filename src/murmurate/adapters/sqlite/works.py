@@ -29,9 +29,10 @@ _NOW_DUE = "UPDATE work SET due = 0 WHERE queue = ? AND runner IS NULL AND due >
 _READY = """SELECT tenant, stream, epoch, priority, turn FROM work
     WHERE queue = ? AND runner IS NULL AND due = 0 ORDER BY priority DESC, turn LIMIT ?"""
 _TAKE = "UPDATE work SET runner = ?, epoch = ?, nudged = 0 WHERE tenant = ? AND stream = ?"
-_ENLISTED = "SELECT beat FROM runner WHERE name = ?"
-_BEAT = """INSERT INTO runner VALUES (?, 1) ON CONFLICT DO UPDATE SET beat = beat + 1
-    RETURNING beat"""
+_ENLISTED = "SELECT 1 FROM runner WHERE name = ?"
+_QUIET = """SELECT NOT EXISTS (SELECT 1 FROM work WHERE runner = ?1 AND nudged = 1)
+    FROM runner WHERE name = ?1"""
+_ENLIST = "INSERT INTO runner VALUES (?, 0) ON CONFLICT DO NOTHING"
 _NUDGED = "SELECT tenant, stream FROM work WHERE runner = ? AND nudged = 1 ORDER BY tenant, stream"
 _HEARD = "UPDATE work SET nudged = 0 WHERE runner = ? AND nudged = 1"
 _HELD = """SELECT tenant, stream, queue, epoch FROM work
@@ -79,21 +80,26 @@ def claim(
     ]
 
 
+def has_no_news(db: sqlite3.Connection, runner: str) -> bool:
+    """Tell whether a runner is enlisted and was nudged about nothing."""
+    rows = rows_of(db, _QUIET, (runner,))
+    return bool(rows and rows[0][0])
+
+
 def renew(db: sqlite3.Connection, runner: str) -> Renewal:
-    """Count a beat; hand over what the runner was nudged about."""
-    [(beat,)] = rows_of(db, _BEAT, (runner,))
+    """Enlist the runner, if it is not; hand over what it was nudged about."""
+    known = bool(rows_of(db, _ENLISTED, (runner,)))
+    if not known:
+        db.execute(_ENLIST, (runner,))
     nudged = rows_of(db, _NUDGED, (runner,))
     if nudged:
         db.execute(_HEARD, (runner,))
-    return Renewal(beat > 1, tuple((tenant, stream) for tenant, stream in nudged))
+    return Renewal(known, tuple((tenant, stream) for tenant, stream in nudged))
 
 
-def beats(db: sqlite3.Connection) -> dict[str, int]:
-    """Return every runner's count of renewals."""
-    return {
-        text_of(name): number_of(beat)
-        for name, beat in rows_of(db, "SELECT name, beat FROM runner", ())
-    }
+def enlisted(db: sqlite3.Connection) -> list[str]:
+    """Return the names of all runners."""
+    return [text_of(name) for (name,) in rows_of(db, "SELECT name FROM runner", ())]
 
 
 def held(db: sqlite3.Connection, runner: str) -> list[Claim]:
@@ -104,10 +110,9 @@ def held(db: sqlite3.Connection, runner: str) -> list[Claim]:
     ]
 
 
-def revoke(db: sqlite3.Connection, runner: str, beat: int | None) -> bool:
-    """Take everything from a runner, unless it has beaten since."""
-    found = rows_of(db, _ENLISTED, (runner,))
-    if not found or beat not in (None, found[0][0]):
+def revoke(db: sqlite3.Connection, runner: str) -> bool:
+    """Take everything from a runner."""
+    if not rows_of(db, _ENLISTED, (runner,)):
         return False
     db.execute("DELETE FROM runner WHERE name = ?", (runner,))
     db.execute(_FREE, (runner,))

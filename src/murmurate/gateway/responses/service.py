@@ -12,7 +12,7 @@ from murmurate.core.types import Caller, Delta, Lane, Request
 from murmurate.gateway.exchange import EVENTS, Exchange
 from murmurate.gateway.measured import Measured
 from murmurate.gateway.ports import Meter, Runs
-from murmurate.gateway.requests import Question, Requests, name_session
+from murmurate.gateway.requests import Question, Requests, name_session, session_of
 from murmurate.gateway.responses.body import BATCH_TIERS, ResponseBody, check
 from murmurate.gateway.responses.conversations import Conversations, Talk, added
 from murmurate.gateway.responses.following import Following
@@ -128,7 +128,7 @@ class Responses:
         tenant, response = asked.request.tenant, asked.response
         beside = [entry_of(tenant, Kept(response, asked.input))]
         await self._runs.submit(asked.request, run_id=run_of(response.id), beside=beside)
-        name_session(exchange, asked.request)
+        name_session(exchange, session_of(asked.request))
         if follow:
             await self._following.follow(exchange, tenant, response)
         else:
@@ -141,7 +141,7 @@ class Responses:
                 output.take(delta)
         response = output.whole(self._clock.unix_ms() // 1000)
         await self._keep(asked, response)
-        name_session(exchange, asked.request)
+        name_session(exchange, session_of(asked.request))
         await exchange.answer_json(200, response)
 
     async def _stream(self, exchange: Exchange, asked: Asked, span: Span) -> None:
@@ -152,7 +152,7 @@ class Responses:
         output = _output_of(asked)
         async with aclosing(self._answer(asked.request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
-            name_session(exchange, asked.request)
+            name_session(exchange, session_of(asked.request))
             exchange.last_words = output.last_words
             await exchange.open(EVENTS)
             await exchange.write(frames(output.opening()))
