@@ -9,6 +9,7 @@ out: wordings, names, values and documents. The classes and the cases are those 
     tool_results    a calculator's result or error, or another tool's result, in its sentence
     smalltalk       small talk is answered without a tool
     short_questions a question of a few words is searched for, not taken for small talk
+    numbered_questions  a question with a number in it is searched for, not calculated
     unknown         "I don't know" where the context lacks the fact
     facts           the fact that was asked for, word for word, from a context of four to eight
     spans           the sentence of a passage of real prose that answers, at a token F1 of 0.5
@@ -34,6 +35,7 @@ TARGETS = {
     "tool_results": 0.95,
     "smalltalk": 0.95,
     "short_questions": 0.95,
+    "numbered_questions": 0.95,
     "unknown": 0.9,
     "facts": 0.8,
     "spans": 0.6,

@@ -359,7 +359,7 @@ class FakeRuns:
             raise KeyReusedError("with another body")
         return known
 
-    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
+    async def listing(self, tenant: str, *, limit: int, batch: str | None = None) -> Sequence[Any]:
         own = [n for n, (it, _) in enumerate(self.begun) if it.tenant == tenant]
         return [{"id": self.ids[n]} for n in own[:limit]]
 

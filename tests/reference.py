@@ -38,7 +38,9 @@ from murmurate.core.errors import MurmurateError
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.responses.compaction import Compaction
 from murmurate.gateway.responses.service import Responses
@@ -106,6 +108,8 @@ def routes(_: str) -> str:
             Background,
             Timetable,
             ItemHandlers(*cast("tuple[Any, ...]", (Responses, Stored, Talks, Compaction))),
+            FileRoutes,
+            BatchRoutes,
             Decisions,
             Usages,
         ),

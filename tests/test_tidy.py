@@ -31,6 +31,7 @@ COVERED_ELSEWHERE = {
     "config/references.py": "tests/test_config.py",
     "config/sections.py": "tests/test_config.py",
     "config/tree.py": "tests/test_config.py",
+    "compose/batches.py": "tests/test_compose.py",
     "compose/edge.py": "tests/test_compose.py",
     "compose/keys.py": "tests/test_compose.py",
     "compose/opening.py": "tests/test_compose.py",
@@ -71,6 +72,10 @@ COVERED_ELSEWHERE = {
     # Run by the embedder that needs a graph; a sync is what the collections do.
     "adapters/minilm_graph.py": "tests/adapters/test_minilm.py",
     "knowledge/ingest.py": "tests/knowledge/test_service.py",
+    # The parts of a step of a batch, tested through it.
+    "jobs/batches/keeping.py": "tests/jobs/batches/test_coordinator.py",
+    "jobs/batches/results.py": "tests/jobs/batches/test_coordinator.py",
+    "jobs/batches/writing.py": "tests/jobs/batches/test_coordinator.py",
     # Run by the process that it is the child of.
     "adapters/parser_child.py": "tests/adapters/test_parser.py",
     # Messages without code: each is sent by the tests of the worker that gets it.

@@ -97,7 +97,9 @@ def arithmetic(r: random.Random, held_out: bool = False) -> tuple[str, str]:
         said, expression = _in_words(r)
     else:
         said, expression = _with_operators(r, chinese, held_out)
-    if r.random() < 0.25 and not chinese and not held_out:
+    if r.random() < 0.25 and not held_out:
+        if chinese:
+            return _surrounded_chinese(r, said), expression
         return _cased(r, _surrounded(r, said)), expression
     asked = r.choice(_templates("chinese" if chinese else "english", held_out)).format(e=said)
     return (asked if chinese else _cased(r, asked)), expression
@@ -113,6 +115,13 @@ def _surrounded(r: random.Random, said: str) -> str:
         ["", "", "", "?", ".", " " + r.choice(ordinary.phrases), " for me", " is what"]
     )
     return before + r.choice([" ", " ", " ", ": ", ", "]) + said + after
+
+
+def _surrounded_chinese(r: random.Random, said: str) -> str:
+    """Put any Chinese words around it."""
+    ordinary = words(held_out=False).chinese
+    before, after = ("".join(r.choices(ordinary, k=r.choice([0, 1, 1, 2]))) for _ in range(2))
+    return before + said + after + r.choice(["", "", "？", "。", "呢？", "吗？"])
 
 
 def _templates(language: str, held_out: bool) -> list[str]:

@@ -14,6 +14,7 @@ import tasks
 import torch
 from drills import Drills
 from network import Network
+from numbered import numbered_question
 from places import BUILD
 from rendering import Renderer
 from tasks import UNKNOWN, UNKNOWN_CHINESE, Conversation, Source
@@ -34,11 +35,19 @@ def alone(kind: Callable[[Source, Conversation], None]) -> Callable[[Source], Co
     return draw
 
 
+def with_number(source: Source, talk: Conversation) -> None:
+    """A question with a number in it: a search, not a calculation."""
+    text = numbered_question(source.r, source.words)
+    talk.user(text)
+    talk.calls("search", {"query": text})
+
+
 KINDS: Final[dict[str, Callable[[Source], Conversation]]] = {
     "facts": lambda source: tasks.about_facts(source, 1),
     "passages": lambda source: tasks.about_passage(source, 1),
     "other tools": alone(tasks.other_tool),
     "documents": alone(tasks.ask_documents),
+    "numbered": alone(with_number),
     "arithmetic": alone(tasks.ask_arithmetic),
     "small talk": alone(tasks.chat),
     "no tools": tasks.without_tools,

@@ -18,6 +18,7 @@ import prose
 import tasks
 import xllamacpp
 from arithmetic import arithmetic
+from numbered import numbered_question
 from places import HERE, SHIPPED
 from questions import question, short_question
 from realistic import REALISTIC
@@ -192,6 +193,14 @@ def asks_shortly(source: Source) -> Case:
     return Case(talk, lambda said: said.tool == "search", text)
 
 
+def asks_with_number(source: Source) -> Case:
+    """A question with a number in it (a port, a date, a flag): searched for, not calculated."""
+    talk = fresh(source, history=source.r.choice([0, 0, 1]))
+    text = numbered_question(source.r, source.words, source.held_out)
+    talk.user(text)
+    return Case(talk, lambda said: said.tool == "search", text)
+
+
 def asks_arithmetic(source: Source) -> Case:
     """Arithmetic: calculate is called."""
     return _calculate(source, 0)
@@ -353,6 +362,7 @@ CLASSES: Final = (
     asks_documents,
     asks_documents_later,
     asks_shortly,
+    asks_with_number,
     copies_question,
     asks_arithmetic,
     asks_arithmetic_later,
@@ -416,6 +426,7 @@ KEYS: Final = {
     "tool_results": ("phrases result", "phrases other result"),
     "smalltalk": ("chats", "chats later"),
     "short_questions": ("asks shortly",),
+    "numbered_questions": ("asks with number",),
     "unknown": ("misses fact", "misses in passage"),
     "facts": ("answers from facts",),
     "spans": ("answers from passage",),

@@ -1,6 +1,7 @@
 """Questions and requests that only the documents can answer, in English and Chinese."""
 
 import random
+import re
 from typing import Final
 
 from words import WORDINGS, Words, invented, is_held_out
@@ -28,11 +29,19 @@ _OPENINGS: Final = (
     *("sorry, ", "Also, ", "please, ", "good morning, ", "one more thing: ", "quick question: "),
     *("and ", "but ", "hm, ", "alright, "),
 )
+SAID_TWICE_SHARE: Final = 0.08
 _CLOSINGS: Final = (" please", " thanks", " Thanks!", " pls", " ?", " exactly", " now", " asap")
 
 
 def question(r: random.Random, words: Words, held_out: bool = False) -> str:
     """Return a question in either language, as people type them."""
+    text = _question(r, words, held_out)
+    if not held_out and r.random() < SAID_TWICE_SHARE:
+        return _said_twice(r, text)
+    return text
+
+
+def _question(r: random.Random, words: Words, held_out: bool) -> str:
     kind = r.random()
     if kind < 0.22:
         return _chinese(r, words, held_out)
@@ -42,6 +51,13 @@ def question(r: random.Random, words: Words, held_out: bool = False) -> str:
     if r.random() < 0.1:
         text = typo(r, text)
     return text
+
+
+def _said_twice(r: random.Random, text: str) -> str:
+    """Repeat a word or a Chinese character, at which a copy goes astray."""
+    parts = re.findall(r"[!-~]+\s*|.", text, re.DOTALL)
+    place = r.randrange(len(parts))
+    return "".join([*parts[: place + 1], *parts[place:]])
 
 
 def short_question(r: random.Random, words: Words, held_out: bool = False) -> str:

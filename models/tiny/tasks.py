@@ -9,6 +9,7 @@ from typing import Any, Final
 import arithmetic
 import prose
 from facts import Context, Maker
+from numbered import numbered_question
 from questions import NOUNS, question
 from smalltalk import small_talk
 from words import WORDINGS, Words, invented, words
@@ -38,6 +39,8 @@ QUESTIONS: Final = (1, 1, 1, 1, 1, 2)
 """How many are asked of a context: each costs the whole context again (see chat_template.jinja)."""
 UNKNOWN_SHARE: Final = 0.4
 """With a quarter, a model short of training said some other line in two of five such cases."""
+NUMBERED_SHARE: Final = 0.25
+"""The part of the questions for the documents that have a number in them."""
 SIMPLE_SHARE: Final = 0.2
 """The part of the contexts of facts that are plain."""
 _VERBS: Final = WORDINGS["tools"]["verbs"].split()
@@ -83,6 +86,8 @@ class Source:
     """Whether facts are in the wordings that training leaves out to be checked by."""
 
     def question(self) -> str:
+        if not self.held_out and self.r.random() < NUMBERED_SHARE:
+            return numbered_question(self.r, self.words)
         text = question(self.r, self.words, self.held_out)
         if self.r.random() < 0.04:
             extra = " ".join(
@@ -96,11 +101,11 @@ def conversation(r: random.Random, held_out: bool = False) -> Conversation:
     """Draw one conversation."""
     source = Source(r, words(held_out), held_out)
     kind = r.random()
-    if kind < 0.36:
+    if kind < 0.34:
         return about_facts(source, r.choice(QUESTIONS))
-    if kind < 0.50:
+    if kind < 0.46:
         return about_passage(source, r.choice(QUESTIONS))
-    if kind < 0.60:
+    if kind < 0.54:
         return without_tools(source)
     return with_tools(source)
 
@@ -118,7 +123,7 @@ def with_tools(source: Source) -> Conversation:
         calculated_before,
     ]
     count = r.choices([1, 2, 3, 4, 5, 6, 7, 8], [40, 24, 12, 8, 6, 4, 3, 3])[0]
-    for drawn in r.choices(exchanges, [24, 48, 26, 10, 4, 4], k=count):
+    for drawn in r.choices(exchanges, [32, 48, 24, 10, 4, 4], k=count):
         drawn(source, talk)
     if not talk.taught[-1]:
         r.choice([ask_documents, ask_arithmetic, chat])(source, talk)

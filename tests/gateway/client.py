@@ -12,12 +12,16 @@ from typing import Any, TypeVar
 
 from murmurate.adapters.memory import MemoryLog
 from murmurate.core.ports import Embedder, Model
+from murmurate.files.service import FileLimits, Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.keyring import Keys
 from murmurate.gateway.keys import Key, KeyRecord, entry_of
+from murmurate.gateway.lines import ChatLines, EmbeddingLines
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
@@ -32,6 +36,7 @@ from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.service import Gateway, Handlers, ItemHandlers, Limits, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
+from murmurate.jobs.batches.service import Batches
 from tests.fakes import (
     DONE,
     FakeApprovals,
@@ -52,6 +57,14 @@ _T = TypeVar("_T")
 
 KEY = "mur_right"
 BODY_BYTES_MAX = 10_000
+BATCHES_MAX = 3
+FILE_LIMITS = FileLimits(
+    file_bytes_max=1_000_000,
+    tenant_bytes_max=2_000_000,
+    files_max=5,
+    upload_s=60.0,
+    kept_s=86_400.0,
+)
 
 
 @dataclass
@@ -158,6 +171,7 @@ class House:
         self.kept = MemoryLog(clock=self.clock)
         self.kept._store(entry_of(record), 0)
         self.registry = Registry(self.keys, log=self.kept, clock=self.clock, ids=ids)
+        self.files = Files(FILE_LIMITS, log=self.kept, clock=self.clock, ids=ids)
         requests = Requests(platform=self.platform, ledger=self.ledger, ids=ids)
         self.runs.log = self.kept
         self.store = Store(self.kept, runs=self.runs, archive=self.runs)
@@ -217,6 +231,26 @@ class House:
                     ids=ids,
                     meter=self.meter,
                 ),
+            ),
+            files=FileRoutes(
+                self.files,
+                file_bytes_max=FILE_LIMITS.file_bytes_max,
+                upload_s=FILE_LIMITS.upload_s,
+            ),
+            batches=BatchRoutes(
+                Batches(
+                    self.files,
+                    log=self.kept,
+                    clock=self.clock,
+                    ids=ids,
+                    active_max=BATCHES_MAX,
+                    kept_s=86_400.0,
+                ),
+                {
+                    "/v1/chat/completions": ChatLines(requests),
+                    "/v1/embeddings": EmbeddingLines(self.embedders, ledger=self.ledger),
+                },
+                body_bytes_max=BODY_BYTES_MAX,
             ),
             decisions=Decisions(self.approvals),
             usages=Usages(self.ledger, currency="EUR", clock=self.clock),

@@ -243,6 +243,60 @@ def scope() -> MutableMapping[str, Any]:
     return {"type": "http", "method": "POST", "path": "/", "headers": []}
 
 
+def pieces_exchange(*news: MutableMapping[str, Any], **options: Any) -> Exchange:
+    """Return an exchange whose body comes so, and then never ends."""
+    left = list(news)
+
+    async def receive() -> MutableMapping[str, Any]:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        raise AssertionError(message)
+
+    scope = {"method": "POST", "path": "/", "headers": options.pop("headers", [])}
+    return Exchange(scope, receive, send, **options)
+
+
+def piece(body: bytes, *, more: bool = True) -> MutableMapping[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def taken(exchange: Exchange, bytes_max: int = 4, whole_s: float = 60.0) -> list[bytes]:
+    return [it async for it in exchange.pieces(bytes_max, whole_s=whole_s)]
+
+
+def test_a_body_can_be_read_in_pieces() -> None:
+    exchange = pieces_exchange(piece(b"ab"), piece(b""), piece(b"cd", more=False))
+    assert asyncio.run(taken(exchange)) == [b"ab", b"cd"]
+
+
+def test_pieces_have_the_bounds_of_a_body() -> None:
+    with pytest.raises(BodyTooLargeError, match="over the limit of 4"):
+        asyncio.run(taken(pieces_exchange(piece(b"abc"), piece(b"de"))))
+    announced = pieces_exchange(headers=[(b"content-length", b"5")])
+    with pytest.raises(BodyTooLargeError, match="has 5 bytes"):
+        asyncio.run(taken(announced))
+    with pytest.raises(ClientGoneError):
+        asyncio.run(taken(pieces_exchange(piece(b"a"), {"type": "http.disconnect"})))
+
+
+@pytest.mark.parametrize(("body_s", "whole_s"), [(0.001, 60.0), (60.0, 0.001)])
+def test_a_body_that_stands_still_or_takes_too_long_is_given_up(
+    body_s: float, whole_s: float
+) -> None:
+    exchange = pieces_exchange(piece(b"a"), body_s=body_s)
+    with pytest.raises(RequestTimeoutError):
+        asyncio.run(taken(exchange, whole_s=whole_s))
+
+
+def test_the_query_is_read_from_the_url() -> None:
+    exchange = pieces_exchange()
+    exchange._query = b"after=a%20b&limit=3&limit=4&purpose="
+    assert exchange.query() == {"after": "a b", "limit": "4", "purpose": ""}
+
+
 LARGE = b'{"a": "b"}' * 100
 
 

@@ -56,6 +56,14 @@ arguments = '{"query": "ACME-WORD"}'
 """
 
 
+LINE = {
+    "custom_id": "c",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "planner", "messages": [{"role": "user", "content": "hi"}]},
+}
+
+
 @dataclass(frozen=True)
 class Done:
     """How a command ended, and all that it printed."""
@@ -127,6 +135,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
             {"model": "asker", "messages": [{"role": "user", "content": "hi"}]},
             {"Authorization": f"Bearer {keys['acme']['secret']}"},
         )
+        (folder / "empty").mkdir(exist_ok=True)
+        (folder / "empty" / "in.jsonl").write_text(json.dumps(LINE) + "\n")
         yield Town(service, keys, session, trace, begun["id"], asks["id"])
 
 
@@ -209,6 +219,42 @@ def resumes_runs(town: Town) -> None:
     town.run("acme", "runs", "resume", town.run_id).refused("there is nothing to resume")
 
 
+def runs_batches(town: Town) -> None:
+    place = town.service.state.parent / "empty" / "out"
+    done = town.run("birch", "batches", "run", "in.jsonl", "--output", "out")
+    assert (done.exit_code, place.exists()) == (1, False)
+    assert "no chat model 'planner'" in (place.with_name("out.errors")).read_text()
+    done = town.run("acme", "batches", "run", "in.jsonl", "--output", "out")
+    assert done.exit_code == 0, done.said
+    assert "one two three" in place.read_text()
+
+
+def batch_of_acme(town: Town) -> str:
+    said = town.run("acme", "batches", "run", "in.jsonl", "--output", "own", "--json").said
+    return json.loads(said)["id"]
+
+
+def lists_batches(town: Town) -> None:
+    batch_id = batch_of_acme(town)
+    for options in ((), ("--json",)):
+        assert batch_id not in town.run("birch", "batches", "list", *options).said
+        assert batch_id in town.run("acme", "batches", "list", *options).said
+    assert "batch_req" not in town.run("birch", "runs", "list", "--batch", batch_id).said
+    assert "batch_req" in town.run("acme", "runs", "list", "--batch", batch_id).said
+
+
+def shows_batches(town: Town) -> None:
+    batch_id = batch_of_acme(town)
+    town.run("birch", "batches", "show", batch_id).refused(f"there is no batch '{batch_id}'")
+    assert "1 of 1 lines answered" in town.run("acme", "batches", "show", batch_id).said
+
+
+def cancels_batches(town: Town) -> None:
+    batch_id = batch_of_acme(town)
+    town.run("birch", "batches", "cancel", batch_id).refused(f"there is no batch '{batch_id}'")
+    town.run("acme", "batches", "cancel", batch_id).refused("is completed")
+
+
 def lists_approvals(town: Town) -> None:
     for options in ((), ("--json",)):
         until(lambda o=options: town.asks in town.run("acme", "runs", "approvals", *o).said)
@@ -283,6 +329,10 @@ CASES: dict[str, Callable[[Town], None] | str] = {
     "runs approve": lambda town: decides_approvals(town, "approve"),
     "runs deny": lambda town: decides_approvals(town, "deny"),
     "replay": replays_runs,
+    "batches run": runs_batches,
+    "batches list": lists_batches,
+    "batches show": shows_batches,
+    "batches cancel": cancels_batches,
     "keys create": creates,
     "keys list": lists,
     "keys rotate": rotates,

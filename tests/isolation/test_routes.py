@@ -4,6 +4,7 @@ A new route without a case here fails the first test.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -396,6 +397,130 @@ async def ingest(town: Town) -> None:
     assert filled == {("birch", "files"), ("birch", "hours")}
 
 
+UPLOAD = "\r\n".join(
+    (
+        "--x",
+        'content-disposition: form-data; name="purpose"',
+        "",
+        "batch",
+        "--x",
+        'content-disposition: form-data; name="file"; filename="acme.jsonl"',
+        "",
+        "ACME-WORD",
+        "--x--",
+        "",
+    )
+).encode()
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+
+
+async def file_of_acme(town: Town) -> str:
+    """Upload a file for a tenant."""
+    kept = await town.call("acme", "POST", "/v1/files", UPLOAD, headers=FORM)
+    assert kept.status == 200, kept.body
+    return kept.json()["id"]
+
+
+async def new_file(town: Town) -> None:
+    """What a tenant uploads takes none of another's room."""
+    await file_of_acme(town)
+    assert len((await town.call("acme", "GET", "/v1/files")).json()["data"]) == 1
+    assert (await town.call("birch", "POST", "/v1/files", UPLOAD, headers=FORM)).status == 200
+    assert len((await town.call("acme", "GET", "/v1/files")).json()["data"]) == 1
+
+
+async def files(town: Town) -> None:
+    """Lists hold the tenant's own files, also where another's is named as the place to go on."""
+    file_id = await file_of_acme(town)
+    for who, ids in (("acme", [file_id]), ("birch", []), ("operator", [])):
+        listed = (await town.call(who, "GET", "/v1/files")).json()["data"]
+        assert [it["id"] for it in listed] == ids
+    names = (file_id, f"file-{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/files?after={name}", names=names)
+    assert answer.status == 404
+
+
+async def shown_file(town: Town) -> None:
+    """A file is not shown to others."""
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/files/{name}", names=names)
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+
+
+async def file_content(town: Town) -> None:
+    """Nor read by them."""
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/files/{name}/content", names=names)
+    assert answer.status == 404
+    own = await town.call("acme", "GET", f"/v1/files/{names[0]}/content")
+    assert own.body == b"ACME-WORD"
+
+
+async def file_gone(town: Town) -> None:
+    """Nor deleted by them."""
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "DELETE", "/v1/files/{name}", names=names)
+    assert answer.status == 404
+    assert (await town.call("acme", "GET", f"/v1/files/{names[0]}")).status == 200
+
+
+async def batch_of_acme(town: Town) -> str:
+    """Begin a batch for a tenant."""
+    body = {"input_file_id": await file_of_acme(town), "endpoint": "/v1/chat/completions"}
+    begun = await town.call("acme", "POST", "/v1/batches", body)
+    assert begun.status == 200, begun.body
+    return begun.json()["id"]
+
+
+async def new_batch(town: Town) -> None:
+    """No batch is begun over another tenant's file, and lines ask what their tenant may ask."""
+    body = {"input_file_id": "{name}", "endpoint": "/v1/chat/completions"}
+    names = (await file_of_acme(town), f"file-{ABSENT}")
+    answer = await town.same("birch", "POST", "/v1/batches", names=names, body=body)
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+    asked = {"model": "planner", "messages": [{"role": "user", "content": "plans?"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": asked}
+    upload = UPLOAD.replace(b"ACME-WORD", json.dumps(line).encode())
+    for who, file in (("acme", "output_file_id"), ("birch", "error_file_id")):
+        kept = (await town.call(who, "POST", "/v1/files", upload, headers=FORM)).json()
+        body = {"input_file_id": kept["id"], "endpoint": "/v1/chat/completions"}
+        batch = (await town.call(who, "POST", "/v1/batches", body)).json()
+        done = await town.batch(who, batch["id"])
+        assert done["status"] == "completed"
+        found = await town.call(who, "GET", f"/v1/files/{done[file]}/content")
+        assert ("ACME-SECRET" in found.body.decode()) is (who == "acme")
+        assert ("model_not_found" in found.body.decode()) is (who == "birch")
+
+
+async def batches(town: Town) -> None:
+    """Lists hold the tenant's own batches, also where another's is the place to go on."""
+    batch_id = await batch_of_acme(town)
+    for who, ids in (("acme", [batch_id]), ("birch", []), ("operator", [])):
+        listed = (await town.call(who, "GET", "/v1/batches")).json()["data"]
+        assert [it["id"] for it in listed] == ids
+    names = (batch_id, f"batch_{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/batches?after={name}", names=names)
+    assert answer.status == 404
+    lines = await town.call("birch", "GET", f"/api/runs?batch={batch_id}")
+    assert lines.json()["runs"] == []
+
+
+async def shown_batch(town: Town) -> None:
+    """A batch is not shown to others."""
+    names = (await batch_of_acme(town), f"batch_{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/batches/{name}", names=names)
+    assert answer.status == 404
+
+
+async def cancelled_batch(town: Town) -> None:
+    """Nor cancelled by them."""
+    names = (await batch_of_acme(town), f"batch_{ABSENT}")
+    answer = await town.same("birch", "POST", "/v1/batches/{name}/cancel", names=names)
+    assert answer.status == 404
+    own = (await town.call("acme", "GET", f"/v1/batches/{names[0]}")).json()
+    assert own["status"] == "validating"
+
+
 async def keys(town: Town) -> None:
     """Lists hold the tenant's own keys."""
     listed = (await town.call("birch", "GET", "/api/keys")).json()["keys"]
@@ -491,6 +616,15 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/conversations/{id}/items/{item}"): of_conversation("GET", "/items/ITEM"),
     ("DELETE", "/v1/conversations/{id}/items/{item}"): of_conversation("DELETE", "/items/ITEM"),
     ("POST", "/v1/embeddings"): embeddings,
+    ("POST", "/v1/files"): new_file,
+    ("GET", "/v1/files"): files,
+    ("GET", "/v1/files/{id}"): shown_file,
+    ("GET", "/v1/files/{id}/content"): file_content,
+    ("DELETE", "/v1/files/{id}"): file_gone,
+    ("POST", "/v1/batches"): new_batch,
+    ("GET", "/v1/batches"): batches,
+    ("GET", "/v1/batches/{id}"): shown_batch,
+    ("POST", "/v1/batches/{id}/cancel"): cancelled_batch,
     ("GET", "/v1/models"): models,
     ("GET", "/v1/models/{id}"): model,
     ("GET", "/api/usage"): usage,

@@ -28,6 +28,7 @@ from murmurate.core.types import (
     Usage,
 )
 from murmurate.gateway.keys import KeyRecord, digest, entry_of
+from murmurate.jobs.batches.state import QUEUE as BATCHES
 from murmurate.knowledge.ports import (
     Document,
     Extracted,
@@ -215,7 +216,7 @@ class Town:
         who: str | None,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
@@ -223,7 +224,9 @@ class Town:
         sent = {"host": "127.0.0.1", **(headers or {})}
         if who is not None:
             sent["authorization"] = f"Bearer {who if who.startswith('mur_') else f'mur_{who}'}"
-        call = Call([b"" if body is None else json.dumps(body).encode()])
+        if not isinstance(body, bytes):
+            body = b"" if body is None else json.dumps(body).encode()
+        call = Call([body])
         scope = {
             "type": "http",
             "method": method,
@@ -249,6 +252,20 @@ class Town:
         await self.service.runner.work()
         while self.service.runner.working:
             await asyncio.sleep(0)
+
+    async def batch(self, who: str, batch_id: str) -> Any:
+        """Let the server work on a batch to its end; return what it has come to."""
+        steps = next(it for it in self.service.errands if it.queue == BATCHES)
+        for _ in range(100):
+            await steps.look()
+            while steps._tasks:
+                await asyncio.sleep(0)
+            await self.work()
+            self.clock.time_s += 1
+            batch = (await self.call(who, "GET", f"/v1/batches/{batch_id}")).json()
+            if batch["status"] in {"completed", "failed"}:
+                return batch
+        raise AssertionError(batch_id)
 
     async def same(
         self,

@@ -17,6 +17,7 @@ from murmurate.core.types import (
     Request,
     SessionRef,
     Text,
+    ToolCall,
     Usage,
 )
 from murmurate.jobs.entries import (
@@ -31,6 +32,7 @@ from murmurate.jobs.entries import (
     StepDone,
     Stumbled,
     answer_of,
+    deltas_of,
     folded,
     id_of,
     stream_of,
@@ -150,6 +152,22 @@ def test_an_answer_is_gathered_from_its_deltas() -> None:
 
 def test_a_run_has_a_stream() -> None:
     assert id_of(stream_of("run_1")) == "run_1"
+
+
+def test_an_answer_keeps_the_calls_of_the_clients_tools_and_is_deltas_again() -> None:
+    deltas = (
+        Text("Let me "),
+        Text("see."),
+        ToolCall("call_1", "weather", '{"city": "Bonn"}'),
+        Usage(3, 4),
+        Finished(FinishReason.TOOL_CALLS),
+    )
+    answer = answer_of(deltas)
+    assert answer.calls == (ToolCall("call_1", "weather", '{"city": "Bonn"}'),)
+    assert deltas_of(answer) == (Text("Let me see."), *deltas[2:])
+    assert answer_of(deltas_of(answer)) == answer
+    before = b'{"text": "x", "reason": "stop"}'
+    assert msgspec.json.decode(before, type=Answer).calls == ()
 
 
 def test_a_run_of_many_steps_is_read_in_a_time_that_grows_with_their_number() -> None:

@@ -16,6 +16,7 @@ from murmurate.core.errors import (
 )
 from murmurate.core.ids import Ids
 from murmurate.core.ports import NEVER_MS, Entry, Offer
+from murmurate.jobs.batch_lines import run_of
 from murmurate.jobs.entries import DEAD, Kind, id_of, stream_of
 from murmurate.jobs.notices import HOOKS_DEAD
 from murmurate.jobs.retention import LOOK_S, Retention
@@ -157,5 +158,56 @@ def test_the_notices_of_a_forgotten_run_go_with_it_and_no_others() -> None:
         assert await stage.retention.look() == 1
         assert await stage.names() == [hooks[2], young]
         assert [it.stream for it in await all_of(stage.log.work("a", HOOKS_DEAD))] == [hooks[2]]
+
+    asyncio.run(story())
+
+
+def test_other_things_are_swept_with_the_runs_and_what_is_damaged_stops_nobody() -> None:
+    async def story() -> None:
+        stage = Stage()
+        seen: list[tuple[str, str]] = []
+
+        async def damaged(tenant: str) -> int:
+            seen.append(("damaged", tenant))
+            raise LogCorruptError("damaged")
+
+        async def old(tenant: str) -> int:
+            seen.append(("old", tenant))
+            return 2
+
+        retention = Retention(
+            log=stage.log,
+            clock=stage.clock,
+            events=stage.events,
+            kept_s=DAY_S,
+            tenants=lambda: {"a", "b"},
+            sweeps=[damaged, old],
+        )
+        life = asyncio.create_task(retention.keep_up())
+        while not stage.events.named("log.swept"):
+            await asyncio.sleep(0)
+        life.cancel()
+        assert seen[:4] == [("damaged", "a"), ("old", "a"), ("damaged", "b"), ("old", "b")]
+        assert stage.events.named("log.swept")[0] == {"things": 4}
+        assert len(stage.events.named("runs.log")) >= 2
+
+    asyncio.run(story())
+
+
+def test_the_runs_of_a_batch_are_as_old_as_their_batch() -> None:
+    async def story() -> None:
+        stage = Stage()
+        for day in (60, 80):
+            stage.clock.time_s = day * DAY_S
+            batch_id = stage.ids.new("batch")
+            stage.clock.time_s = 100.0 * DAY_S
+            for number, kind in ((1, Kind.FINISHED), (2, Kind.STEP)):
+                stream = stream_of(run_of(batch_id, number))
+                entries = [Entry("a", stream, it, b"{}") for it in (Kind.BEGUN, kind)]
+                await stage.log.append(entries)
+        assert await stage.retention.look() == 1
+        names = await stage.names()
+        assert len(names) == 3
+        assert stream_of(run_of(batch_id, 1)) in names
 
     asyncio.run(story())

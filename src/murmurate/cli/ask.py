@@ -49,7 +49,7 @@ def ask(
 
     \b
     Examples:
-      murmurate ask "What survives a kill -9?"
+      murmurate ask "How do I make a backup?"
       murmurate ask --json "12 * (3 + 4)" | jq .answer
     """
     server = find(url, key, state)

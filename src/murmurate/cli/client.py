@@ -110,7 +110,11 @@ def call(
     timeout_s: float = TIMEOUT_S,
 ) -> http.client.HTTPResponse:
     """Send a request (POST with a body, else GET) and return the response, or raise."""
-    response = send(server, path, body, headers, method=method, timeout_s=timeout_s)
+    return answered(send(server, path, body, headers, method=method, timeout_s=timeout_s))
+
+
+def answered(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
+    """Return a response that is what was asked for, or raise."""
     if response.status in KEY_REFUSED:
         raise KeyRefusedError(_message(response))
     if response.status not in DONE:
@@ -154,7 +158,7 @@ def fetch(server: Server, path: str, *, timeout_s: float = TIMEOUT_S) -> dict[st
 
 def read(response: http.client.HTTPResponse) -> dict[str, Any]:
     """Return the JSON object that is the body."""
-    with _whole():
+    with whole():
         body = response.read()
     return _object(body)
 
@@ -196,7 +200,7 @@ def _data(response: http.client.HTTPResponse) -> Iterator[bytes]:
 def _received(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """Yield the lines of a body as they come."""
     while True:
-        with _whole():
+        with whole():
             line = response.readline()
         if not line:
             return
@@ -204,7 +208,7 @@ def _received(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 @contextmanager
-def _whole() -> Generator[None]:
+def whole() -> Generator[None]:
     """Say in our words that a body ended too early."""
     try:
         yield
@@ -229,7 +233,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def _message(response: http.client.HTTPResponse) -> str:
     """Return the server's own words about an error."""
-    with _whole():
+    with whole():
         body = response.read(64 * 1024)
     try:
         return str(json.loads(body)["error"]["message"])

@@ -21,6 +21,7 @@ COMMANDS = {
     "trace": "murmurate.cli.ask",
     "runs": "murmurate.cli.runs",
     "replay": "murmurate.cli.replay",
+    "batches": "murmurate.cli.batches",
     "keys": "murmurate.cli.keys",
     "usage": "murmurate.cli.usage",
     "backup": "murmurate.cli.backup",

@@ -113,11 +113,15 @@ def start(
 
 
 @runs.command("list")
+@click.option("--batch", help="List the lines of this batch [none: they are not listed].")
 @click.option("--json", "as_json", is_flag=True, help="The runs as JSON.")
 @connected
-def list_runs(*, as_json: bool, url: str | None, key: str | None, state: Path) -> None:
+def list_runs(
+    batch: str | None, *, as_json: bool, url: str | None, key: str | None, state: Path
+) -> None:
     """List the newest 50 runs, the newest first."""
-    answer = fetch(find(url, key, state), PATH)
+    asked = "" if batch is None else f"?batch={quote(batch, safe='')}"
+    answer = fetch(find(url, key, state), f"{PATH}{asked}")
     found = typed(answer.get("runs"), list[RunInfo])
     if as_json:
         click.echo(json.dumps(answer, ensure_ascii=False))

@@ -1,6 +1,7 @@
 """What people would rather look at than read: progress and trees."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,6 +68,25 @@ def ingest_progress(steps: Iterable[dict[str, Any]]) -> None:
         console.print(f"  not read: {path}: {problem}")
     if len(problems) > PROBLEMS_SHOWN:
         console.print(f"  and {len(problems) - PROBLEMS_SHOWN} more: murmurate knowledge status")
+
+
+@contextmanager
+def counting(name: str) -> Generator[Callable[[str, int, int], None]]:
+    """Draw a bar on stderr; what is yielded says a state, how many are done, and of how many."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+    )
+    console = Console(stderr=True)
+    is_off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_off) as bars:
+        task = bars.add_task(name, total=None)
+
+        def shown(state: str, done: int, total: int) -> None:
+            bars.update(task, description=f"{name} {state}", completed=done, total=total or None)
+
+        yield shown
 
 
 def rest(left_s: float | None) -> str:

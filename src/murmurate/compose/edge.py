@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 
 from murmurate.accounts.service import Book
+from murmurate.compose.batches import BatchWork
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
 from murmurate.compose.platform import Platform
 from murmurate.config import Config, Role, listen_address
+from murmurate.files.service import Files
 from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
@@ -40,6 +44,8 @@ class Inside:
     runs: Runs
     replays: Replays
     schedules: Schedules
+    files: Files
+    work: BatchWork
     approvals: Approvals
     book: Book
     metrics: Metrics
@@ -49,40 +55,7 @@ class Inside:
 def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Gateway:
     """Return the application that clients talk to."""
     limits = limits_of(config)
-    body_bytes_max = config.server.body_bytes_max
-    embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
-    requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
-    handlers = Handlers(
-        completions=Completions(
-            inside.runs,
-            requests=requests,
-            body_bytes_max=body_bytes_max,
-            clock=outside.clock,
-            ids=outside.ids,
-            meter=inside.metrics,
-            log=outside.events,
-        ),
-        embeddings=Embeddings(embedders, ledger=inside.book, body_bytes_max=body_bytes_max),
-        management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
-        administration=Administration(
-            opened.keys,
-            opened.registry,
-            rate=limits.rate,
-            clock=outside.clock,
-            ids=outside.ids,
-            on_secret=opened.on_secret,
-        ),
-        background=Background(
-            inside.runs,
-            replays=inside.replays,
-            requests=requests,
-            body_bytes_max=body_bytes_max,
-        ),
-        timetable=Timetable(inside.schedules),
-        items=items_of(config, outside, inside, requests=requests),
-        decisions=Decisions(inside.approvals),
-        usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
-    )
+    handlers = handlers_of(config, outside, opened, inside)
     is_worker = config.server.role is Role.WORKER
     return Gateway(
         handlers,
@@ -131,6 +104,52 @@ def items_of(
         meter=inside.metrics,
     )
     return ItemHandlers(responses, stored, talks, compaction)
+
+
+def handlers_of(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside) -> Handlers:
+    """Return who answers behind each route."""
+    body_bytes_max = config.server.body_bytes_max
+    embedders = {} if outside.embedder is None else {config.embeddings.name: outside.embedder}
+    requests = Requests(platform=inside.platform, ledger=inside.book, ids=outside.ids)
+    return Handlers(
+        completions=Completions(
+            inside.runs,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+            clock=outside.clock,
+            ids=outside.ids,
+            meter=inside.metrics,
+            log=outside.events,
+        ),
+        embeddings=Embeddings(embedders, ledger=inside.book, body_bytes_max=body_bytes_max),
+        management=Management(inside.platform, meter=inside.metrics, body_bytes_max=body_bytes_max),
+        administration=Administration(
+            opened.keys,
+            opened.registry,
+            rate=limits_of(config).rate,
+            clock=outside.clock,
+            ids=outside.ids,
+            on_secret=opened.on_secret,
+        ),
+        background=Background(
+            inside.runs,
+            replays=inside.replays,
+            requests=requests,
+            body_bytes_max=body_bytes_max,
+        ),
+        timetable=Timetable(inside.schedules),
+        items=items_of(config, outside, inside, requests=requests),
+        files=FileRoutes(
+            inside.files,
+            file_bytes_max=config.files.file_bytes_max,
+            upload_s=config.files.upload_s,
+        ),
+        batches=BatchRoutes(
+            inside.work.batches, inside.work.endpoints, body_bytes_max=body_bytes_max
+        ),
+        decisions=Decisions(inside.approvals),
+        usages=Usages(inside.book, currency=config.accounts.currency, clock=outside.clock),
+    )
 
 
 def limits_of(config: Config) -> Limits:

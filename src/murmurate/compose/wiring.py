@@ -6,6 +6,7 @@ from typing import Any
 
 from murmurate.accounts.prices import Price
 from murmurate.accounts.service import Book
+from murmurate.compose.batches import BatchWork, batches_of, files_of
 from murmurate.compose.edge import Inside, gateway
 from murmurate.compose.keys import OpenedKeys
 from murmurate.compose.opening import Outside
@@ -18,6 +19,7 @@ from murmurate.gateway.responses.retention import ResponseRetention
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
 from murmurate.jobs.approvals import Approvals
+from murmurate.jobs.batches.state import QUEUE as BATCHES
 from murmurate.jobs.deadlines import DEADLINES, Deadlines
 from murmurate.jobs.entries import ASKING
 from murmurate.jobs.errands import Errand, Errands
@@ -26,7 +28,7 @@ from murmurate.jobs.journal import OpenJournals
 from murmurate.jobs.notices import HOOKS
 from murmurate.jobs.repeats import REPEATS, Repeats
 from murmurate.jobs.replay import Replays
-from murmurate.jobs.retention import Retention
+from murmurate.jobs.retention import Retention, Sweep
 from murmurate.jobs.runner import Runner
 from murmurate.jobs.schedules import SCHEDULES, Schedules
 from murmurate.jobs.service import Runs
@@ -34,6 +36,10 @@ from murmurate.knowledge.rules import Rules
 from murmurate.knowledge.service import Collections, Source
 from murmurate.observe.metrics import Metrics
 from murmurate.sync.service import Sessions
+
+STEPS_POLL_S = 0.1
+STEPS_AT_A_TIME = 4
+"""A step may hold some pieces of a file in memory."""
 
 
 @dataclass(slots=True)
@@ -61,7 +67,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     journals = OpenJournals(outside.log)
     book = book_of(config, outside, tenants=opened.tenants)
     sessions = chain(config, outside, collections, metrics, book=book, journals=journals)
-    runner = runner_of(config, outside, sessions, journals=journals)
+    runner = runner_of(config, outside, sessions, journals)
     hooks = hooks_of(config, outside)
     runs = Runs(
         sessions,
@@ -76,18 +82,24 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     schedules = schedules_of(config, outside, sessions, tenants=opened.tenants)
     approvals = approvals_of(config, outside, runner, opened=opened, metrics=metrics)
     platform = Platform(config, outside, sessions, collections, tenants=opened.tenants)
+    files = files_of(config, outside)
+    work = batches_of(config, outside, platform, files=files, book=book)
     replays = Replays(
         sessions, journals, log=outside.log, ids=outside.ids, models=platform.chat_models
     )
     watch(metrics, runner, book, platform)
-    retention = retention_of(config, outside, tenants=opened.tenants)
-    inside = Inside(platform, runs, replays, schedules, approvals, book, metrics, retention)
+    retention = retention_of(
+        config, outside, tenants=opened.tenants, sweeps=[files.sweep, work.batches.sweep]
+    )
+    inside = Inside(
+        platform, runs, replays, schedules, files, work, approvals, book, metrics, retention
+    )
     return Service(
         gateway(config, outside, opened, inside),
         platform,
         collections,
         runner,
-        errands_of(outside, runner, hooks=hooks, schedules=schedules, approvals=approvals),
+        errands_of(outside, runner, hooks, schedules, approvals=approvals, work=work),
         schedules,
         approvals,
         (retention, response_retention_of(config, outside, tenants=opened.tenants)),
@@ -98,19 +110,10 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     )
 
 
-def watch(metrics: Metrics, runner: Runner, book: Book, platform: Platform) -> None:
-    """Show what can be seen from outside of the parts that only count."""
-    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
-    metrics.watch("murmurate_usage_lost", "Notes of usage without room.", lambda: book.lost)
-    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
-    faults = "Writes to the log that failed by the disk, or by a lost connection."
-    metrics.watch("murmurate_log_faults", faults, platform.log_faults)
-
-
 def runner_of(
-    config: Config, outside: Outside, sessions: Sessions, *, journals: OpenJournals
+    config: Config, outside: Outside, sessions: Sessions, journals: OpenJournals
 ) -> Runner:
-    """Return who works on the runs of this server."""
+    """Return who works on runs."""
     return Runner(
         sessions,
         journals,
@@ -121,6 +124,15 @@ def runner_of(
         events=outside.events,
         at_a_time=0 if config.server.role is Role.GATEWAY else config.runs.at_a_time,
     )
+
+
+def watch(metrics: Metrics, runner: Runner, book: Book, platform: Platform) -> None:
+    """Show what can be seen from outside of the parts that only count."""
+    metrics.watch("murmurate_runs", "Runs worked on in the background.", lambda: runner.working)
+    metrics.watch("murmurate_usage_lost", "Notes of usage without room.", lambda: book.lost)
+    metrics.watch("murmurate_log_damaged", "Damaged or lost places.", platform.log_damaged)
+    faults = "Writes to the log that failed by the disk, or by a lost connection."
+    metrics.watch("murmurate_log_faults", faults, platform.log_faults)
 
 
 def collections_of(config: Config, outside: Outside) -> Collections:
@@ -153,15 +165,20 @@ def book_of(config: Config, outside: Outside, *, tenants: Callable[[], Collectio
 
 
 def retention_of(
-    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+    config: Config,
+    outside: Outside,
+    *,
+    tenants: Callable[[], Collection[str]],
+    sweeps: Sequence[Sweep] = (),
 ) -> Retention:
-    """Return who forgets the runs that ended long ago."""
+    """Return who forgets the runs that ended long ago, and what else is old enough."""
     return Retention(
         log=outside.log,
         clock=outside.clock,
         events=outside.events,
         kept_s=config.runs.kept_days * 86_400,
         tenants=lambda: {OPERATOR_TENANT, *tenants()},
+        sweeps=sweeps,
     )
 
 
@@ -238,7 +255,13 @@ def approvals_of(
 
 
 def errands_of(
-    outside: Outside, runner: Runner, *, hooks: Hooks, schedules: Schedules, approvals: Approvals
+    outside: Outside,
+    runner: Runner,
+    hooks: Hooks,
+    schedules: Schedules,
+    *,
+    approvals: Approvals,
+    work: BatchWork,
 ) -> list[Errands]:
     """Return who does the small work of each queue."""
     deadlines = Deadlines(outside.log, outside.clock)
@@ -250,7 +273,17 @@ def errands_of(
         ASKING: approvals.settle,
     }
     shared: dict[str, Any] = {"log": outside.log, "clock": outside.clock, "events": outside.events}
-    return [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
+    small = [Errands(runner, errand, queue=queue, **shared) for queue, errand in queues.items()]
+    # Steps of batches follow one another, and lines wait for the next one.
+    steps = Errands(
+        runner,
+        work.coordinator.go_on,
+        queue=BATCHES,
+        poll_s=STEPS_POLL_S,
+        at_a_time=STEPS_AT_A_TIME,
+        **shared,
+    )
+    return [*small, steps]
 
 
 def source_of(knowledge: KnowledgeConfig) -> Source:

@@ -36,10 +36,6 @@ class ServerConfig(Section, frozen=True):
 
     listen: str = "127.0.0.1:8080"
     """Address and port; port 0 takes a free one."""
-    role: Role = Role.ALL
-    """`gateway` leaves runs in the background to other servers on the same log, `worker` works on
-    them and serves nothing but `/healthz`, `/readyz` and `/metrics`, `all` does both. A worker
-    needs `log.url`."""
     state: str = "./state"
     """The folder of everything that must survive a restart."""
     hosts: tuple[str, ...] = ()
@@ -54,6 +50,10 @@ class ServerConfig(Section, frozen=True):
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     """How many server processes answer side by side; the runs of one that dies go on in another.
     Limits, caches and `/metrics` are each one's own."""
+    role: Role = Role.ALL
+    """`gateway` leaves runs in the background to other servers on the same log, `worker` works on
+    them and serves nothing but `/healthz`, `/readyz` and `/metrics`, `all` does both. A worker
+    needs `log.url`."""
 
 
 class HttpConfig(Section, frozen=True):
@@ -140,6 +140,33 @@ class ResponsesConfig(Section, frozen=True):
 
     kept_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
     """How long a stored response is kept, from its beginning."""
+
+
+class FilesConfig(Section, frozen=True):
+    """Files that clients upload and batches write. They are kept in the log."""
+
+    file_bytes_max: Annotated[int, Meta(ge=1, le=2**40)] = 200 * 1024**2
+    """The longest file that can be uploaded; a longer one gets status 413."""
+    tenant_bytes_max: Annotated[int, Meta(ge=1, le=2**50)] = 2 * 1024**3
+    """What the files of one tenant may have together; more get status 413. What batches write
+    counts, and is never refused."""
+    files_max: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    """How many files one tenant may have; more get status 413."""
+    upload_s: Amount = 600.0
+    """Seconds for an upload; slower gets status 408."""
+    kept_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
+    """How long a file is kept that does not say when it expires."""
+
+
+class BatchesConfig(Section, frozen=True):
+    """Batches: files of requests that are answered in the background."""
+
+    active_max: Count = 100
+    """How many batches of one tenant may be under way; more get status 429."""
+    lines_max: Annotated[int, Meta(ge=1, le=50_000)] = 50_000
+    """How many requests one batch may have; one with more fails before it begins."""
+    window: Annotated[int, Meta(ge=1, le=10_000)] = 512
+    """How many lines of one batch are under way at a time, over all servers."""
 
 
 class ApprovalsConfig(Section, frozen=True):

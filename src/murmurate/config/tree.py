@@ -9,7 +9,9 @@ from murmurate.config.models import EmbeddingsConfig, Engine, ModelConfig
 from murmurate.config.sections import (
     AccountsConfig,
     ApprovalsConfig,
+    BatchesConfig,
     CacheConfig,
+    FilesConfig,
     HttpConfig,
     LimitConfig,
     LogConfig,
@@ -65,6 +67,8 @@ class Config(Section, frozen=True):
     responses: ResponsesConfig = ResponsesConfig()
     approvals: ApprovalsConfig = ApprovalsConfig()
     accounts: AccountsConfig = AccountsConfig()
+    files: FilesConfig = FilesConfig()
+    batches: BatchesConfig = BatchesConfig()
     cache: CacheConfig = CacheConfig()
     outgoing: OutgoingConfig = OutgoingConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
@@ -84,6 +88,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "responses": ResponsesConfig,
     "approvals": ApprovalsConfig,
     "accounts": AccountsConfig,
+    "files": FilesConfig,
+    "batches": BatchesConfig,
     "cache": CacheConfig,
     "embeddings": EmbeddingsConfig,
     "outgoing": OutgoingConfig,

@@ -97,6 +97,22 @@ class BodyTooLargeError(BadRequestError):
     http_status = 413
 
 
+class FileTooLargeError(BodyTooLargeError):
+    """The file is over `files.file_bytes_max`. Split it."""
+
+    code = "file.too_large"
+
+
+class FilesFullError(BadRequestError):
+    """The tenant has as many files, or as many bytes in them, as `[files]` allows.
+
+    Delete some, or wait until they expire.
+    """
+
+    code = "file.full"
+    http_status = 413
+
+
 class RequestTimeoutError(BadRequestError):
     """The body did not arrive within `http.body_s`, or the headers within `http.head_s`.
 
@@ -134,9 +150,10 @@ class HeadTooLargeError(BadRequestError):
 
 
 class MediaTypeError(BadRequestError):
-    """The body is not sent as plain JSON.
+    """The body is not sent as plain JSON, or an upload not as a form.
 
-    Send `Content-Type: application/json`, without compression.
+    Send `Content-Type: application/json`, or `multipart/form-data` to `/v1/files`, without
+    compression.
     """
 
     code = "request.media_type"
@@ -231,7 +248,7 @@ class TooManyKeysError(KeyStateError):
 
 
 class NotFoundError(MurmurateError):
-    """There is no such path, session, trace, collection or key, or it belongs to somebody else.
+    """There is no such path, session, trace, file or key, or it belongs to somebody else.
 
     Check the name.
     """
@@ -365,6 +382,25 @@ class LogConflictError(MurmurateError):
     code = "log.conflict"
     http_status = 409
     kind = "invalid_request_error"
+
+
+class BatchOverError(MurmurateError):
+    """The batch has ended, or writes its results already: it can't be cancelled any more."""
+
+    code = "batch.over"
+    http_status = 409
+    kind = "invalid_request_error"
+
+
+class BatchesFullError(MurmurateError):
+    """The tenant has as many batches under way as `batches.active_max` allows.
+
+    Wait until one ends, or cancel one.
+    """
+
+    code = "batch.full"
+    http_status = 429
+    kind = "rate_limit_error"
 
 
 class FencedError(MurmurateError):

@@ -91,9 +91,13 @@ class Background:
         await exchange.answer_json(ACCEPTED, {"id": run_id, "status": "queued"})
 
     async def listing(self, exchange: Exchange, caller: Caller, span: Span) -> None:
-        """List the newest 50 runs, the newest first, with their status."""
+        """List the newest 50 runs, the newest first, with their status.
+
+        Of the URL: `batch`, whose lines are then listed; they are not among the others.
+        """
         del span
-        found = await self._runs.listing(caller.tenant, limit=LISTED)
+        batch = exchange.query().get("batch")
+        found = await self._runs.listing(caller.tenant, limit=LISTED, batch=batch)
         await exchange.answer_json(200, {"runs": found})
 
     async def show(self, exchange: Exchange, caller: Caller, span: Span) -> None:

@@ -136,13 +136,7 @@ class Embeddings:
         """
         body = decode(await exchange.body(self._body_bytes_max), EmbeddingsBody)
         texts = texts_of(body)
-        embedder = self._embedders.get(body.model)
-        if embedder is None:
-            known = ", ".join(self._embedders) or "none is installed"
-            raise ModelUnknownError(
-                f"no embedding model {body.model!r} is served here; there are: {known}",
-                param="model",
-            )
+        embedder = embedder_of(self._embedders, body.model)
         span.note(model=body.model, texts=len(texts))
         place = (caller.tenant, caller.key_id, body.model)
         self._ledger.asked(*place)
@@ -153,3 +147,14 @@ class Embeddings:
             await exchange.answer(200, encode(body, made.vectors, made.tokens))
 
         await exchange.while_connected(embed())
+
+
+def embedder_of(embedders: Mapping[str, Embedder], model: str) -> Embedder:
+    """Return the embedder of that name, or `ModelUnknownError`."""
+    embedder = embedders.get(model)
+    if embedder is None:
+        known = ", ".join(embedders) or "none is installed"
+        raise ModelUnknownError(
+            f"no embedding model {model!r} is served here; there are: {known}", param="model"
+        )
+    return embedder

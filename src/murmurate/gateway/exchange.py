@@ -1,7 +1,7 @@
 """One HTTP request and its response, over bare ASGI: no framework on the data plane."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -153,9 +153,7 @@ class Exchange:
             raise RequestTimeoutError(f"the body was not there after {self._body_s:g} s") from cause
 
     async def _body(self, bytes_max: int) -> bytes:
-        announced = self._in.get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > bytes_max:
-            raise BodyTooLargeError(f"the body has {int(announced)} bytes; the most is {bytes_max}")
+        self._check_announced(bytes_max)
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -171,6 +169,35 @@ class Exchange:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
+
+    async def pieces(self, bytes_max: int, *, whole_s: float) -> AsyncGenerator[bytes]:
+        """Yield the body as it comes: no piece of it is kept here.
+
+        The caller has looked at its media type. `BodyTooLargeError` before more than the bound is
+        read; `RequestTimeoutError` where nothing comes for as long as a whole body may take
+        elsewhere, or where all of it takes over `whole_s`.
+        """
+        self._check_announced(bytes_max)
+        size, more, ends_s = 0, True, asyncio.get_running_loop().time() + whole_s
+        while more:
+            left_s = min(self._body_s, ends_s - asyncio.get_running_loop().time())
+            try:
+                async with asyncio.timeout(left_s):
+                    message = await self._receive()
+            except TimeoutError as cause:
+                raise RequestTimeoutError(
+                    f"the body stood still for {self._body_s:g} s, or was not there after"
+                    f" {whole_s:g} s"
+                ) from cause
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > bytes_max:
+                raise BodyTooLargeError(f"the body is over the limit of {bytes_max} bytes")
+            more = message.get("more_body", False)
+            if chunk:
+                yield chunk
 
     def close(self) -> None:
         """Give back the room of the body: the request is over."""
@@ -216,6 +243,11 @@ class Exchange:
         if self._abort is not None:
             self._abort()
         raise ClientGoneError
+
+    def _check_announced(self, bytes_max: int) -> None:
+        announced = self._in.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > bytes_max:
+            raise BodyTooLargeError(f"the body has {int(announced)} bytes; the most is {bytes_max}")
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, but stop it at once when the client leaves (`ClientGoneError`).
@@ -276,8 +308,7 @@ def check_media(kind: bytes | None, coding: bytes | None) -> None:
 
     What a page may send anywhere without being asked (a form, plain text) is among those refused.
     """
-    if coding is not None and coding.strip().lower() != b"identity":
-        raise MediaTypeError("content-encoding: the body must not be compressed")
+    check_plain(coding)
     if kind is None:
         return
     name, _, parameters = kind.lower().partition(b";")
@@ -285,3 +316,9 @@ def check_media(kind: bytes | None, coding: bytes | None) -> None:
     if name.strip() not in MEDIA_TYPES or parameters not in (b"", b"charset=utf-8"):
         shown = kind[:100].decode("latin-1")
         raise MediaTypeError(f"content-type {shown!r}: expected application/json, in UTF-8")
+
+
+def check_plain(coding: bytes | None) -> None:
+    """Refuse a body that is compressed."""
+    if coding is not None and coding.strip().lower() != b"identity":
+        raise MediaTypeError("content-encoding: the body must not be compressed")

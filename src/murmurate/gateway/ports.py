@@ -1,6 +1,9 @@
 """What the gateway needs of the rest, besides the `Model` below it."""
 
-from collections.abc import AsyncGenerator, Sequence
+# Over 400 lines: every seam of the gateway stands here, and nothing else does.
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import date
 from typing import Any, Protocol
 
@@ -244,8 +247,8 @@ class Runs(Protocol):
         """Return the run that this key has begun. `KeyReusedError`: with something else."""
         ...
 
-    async def listing(self, tenant: str, *, limit: int) -> Sequence[Any]:
-        """Return the newest runs, the newest first."""
+    async def listing(self, tenant: str, *, limit: int, batch: str | None) -> Sequence[Any]:
+        """Return the newest runs, the newest first; or the lines of a batch."""
         ...
 
     async def show(self, tenant: str, run_id: str) -> RunView:
@@ -262,6 +265,128 @@ class Runs(Protocol):
 
     async def resume(self, tenant: str, run_id: str) -> None:
         """Go on with one that failed or was cancelled. `RunOverError`: it did not."""
+        ...
+
+
+class BatchTerms(Frozen, frozen=True, kw_only=True):
+    """How long a batch may take, and what else its client says of it."""
+
+    window: str
+    """As the client wrote it."""
+    window_ms: int
+    metadata: Mapping[str, str] | None = None
+    output_expires_s: float | None = None
+
+
+class FileInfo(Protocol):
+    """A file, as its tenant's list has it."""
+
+    @property
+    def id(self) -> str:
+        """Its id, `file-…`."""
+        ...
+
+    @property
+    def filename(self) -> str:
+        """How the client has named it."""
+        ...
+
+    @property
+    def purpose(self) -> str:
+        """What it is for."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """How long it is."""
+        ...
+
+    @property
+    def created_ms(self) -> int:
+        """When it was there."""
+        ...
+
+    @property
+    def expires_ms(self) -> int | None:
+        """When it will be gone."""
+        ...
+
+
+class Upload(Protocol):
+    """A file that arrives."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take some more bytes. `FileTooLargeError`, `FilesFullError`: there is no room."""
+        ...
+
+    async def keep(self, filename: str, purpose: str, *, expires_s: float | None) -> FileInfo:
+        """Make it a file; it is durable when this returns."""
+        ...
+
+
+class Files(Protocol):
+    """Files of clients. What is another tenant's is `NotFoundError`."""
+
+    def upload(self, tenant: str) -> AbstractAsyncContextManager[Upload]:
+        """Take a file in; unless it is kept before the block ends, nothing of it stays."""
+        ...
+
+    async def listing(
+        self, tenant: str, *, purpose: str | None, newest_first: bool
+    ) -> Sequence[FileInfo]:
+        """Return the files of a tenant, in the order of time."""
+        ...
+
+    async def show(self, tenant: str, file_id: str) -> FileInfo:
+        """Return what is known of a file."""
+        ...
+
+    def content(self, tenant: str, file_id: str) -> AsyncGenerator[bytes]:
+        """Yield what it holds."""
+        ...
+
+    async def remove(self, tenant: str, file_id: str) -> None:
+        """Delete it."""
+        ...
+
+
+class LineEndpoint(Protocol):
+    """What the lines of a batch may ask for."""
+
+    @property
+    def scope(self) -> str:
+        """What a key needs to ask for it."""
+        ...
+
+
+class BatchView(Protocol):
+    """A batch as OpenAI shows it; a value that can be encoded."""
+
+    @property
+    def id(self) -> str:
+        """Its id, `batch_…`."""
+        ...
+
+
+class Batches(Protocol):
+    """Files of requests that are answered in the background; another tenant's are not there."""
+
+    async def create(
+        self, caller: Caller, *, endpoint: str, input_file_id: str, terms: BatchTerms
+    ) -> BatchView:
+        """Begin one. `BadRequestError`: not with this file. `BatchesFullError`: too many are."""
+        ...
+
+    async def show(self, tenant: str, batch_id: str) -> object:
+        """Return where it stands."""
+        ...
+
+    async def listing(self, tenant: str, *, after: str | None, limit: int) -> object:
+        """Return a page of the tenant's, the newest first."""
+        ...
+
+    async def cancel(self, tenant: str, batch_id: str) -> object:
+        """Let it end. `BatchOverError`: it has."""
         ...
 
 

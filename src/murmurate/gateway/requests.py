@@ -12,6 +12,7 @@ from murmurate.core.types import (
     Sampling,
     SessionRef,
     Tool,
+    TraceRef,
 )
 from murmurate.gateway.chat import ChatBody, messages_of, sampling_of, tools_of
 from murmurate.gateway.exchange import Exchange
@@ -68,6 +69,24 @@ class Requests:
             trace=span.ref,
         )
         self._ledger.asked(caller.tenant, caller.key_id, question.model)
+        return request
+
+    def alone(self, caller: Caller, body: ChatBody, *, id_: str, trace: TraceRef) -> Request:
+        """Return the request of a body that came without headers, such as a line of a batch."""
+        self.check_model(caller, body.model)
+        request = Request(
+            id=id_,
+            tenant=caller.tenant,
+            model=body.model,
+            key=caller.key_id,
+            messages=messages_of(body),
+            tools=tools_of(body),
+            sampling=sampling_of(body),
+            lane=caller.lane,
+            scopes=caller.scopes,
+            trace=trace,
+        )
+        self._ledger.asked(caller.tenant, caller.key_id, body.model)
         return request
 
     def check_model(self, caller: Caller, model: str) -> None:

@@ -28,6 +28,7 @@ from murmurate.gateway.administration import Administration
 from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.auth import check_place
 from murmurate.gateway.background import Background
+from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.chat import error_body, error_event, error_line
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
@@ -43,6 +44,7 @@ from murmurate.gateway.exchange import (
     Room,
     Send,
 )
+from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.keyring import Keys, Ticket
 from murmurate.gateway.management import Management
 from murmurate.gateway.ports import Meter
@@ -98,6 +100,8 @@ class Handlers:
     background: Background
     timetable: Timetable
     items: ItemHandlers
+    files: FileRoutes
+    batches: BatchRoutes
     decisions: Decisions
     usages: Usages
 
@@ -302,12 +306,21 @@ def open_routes(management: Management) -> Mapping[str, OpenHandler]:
 def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
     """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
     management, administration = handlers.management, handlers.administration
-    background = handlers.background
+    background, files, batches = handlers.background, handlers.files, handlers.batches
     return (
         Route("POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat),
         Route("POST", "/v1/completions", Scope.CHAT, handlers.completions.complete),
         *item_routes(handlers.items),
         Route("POST", "/v1/embeddings", Scope.EMBEDDINGS, handlers.embeddings.embeddings),
+        Route("POST", "/v1/files", Scope.FILES, files.upload),
+        Route("GET", "/v1/files", Scope.FILES, files.listing),
+        Route("GET", "/v1/files/{id}", Scope.FILES, files.show),
+        Route("GET", "/v1/files/{id}/content", Scope.FILES, files.content),
+        Route("DELETE", "/v1/files/{id}", Scope.FILES, files.remove),
+        Route("POST", "/v1/batches", Scope.BATCHES, batches.create),
+        Route("GET", "/v1/batches", Scope.BATCHES, batches.listing),
+        Route("GET", "/v1/batches/{id}", Scope.BATCHES, batches.show),
+        Route("POST", "/v1/batches/{id}/cancel", Scope.BATCHES, batches.cancel),
         Route("GET", "/v1/models", Scope.MODELS, management.models),
         Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
         Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),

@@ -14,8 +14,7 @@ from murmurate.core.clock import Clock
 from murmurate.core.errors import FencedError, LogConflictError, LogCorruptError, RunDeadlineError
 from murmurate.core.ports import Claim, Done, Entry, Log, Offer
 from murmurate.jobs.entries import Kind, RunState, RunStatus, folded, stream_of
-from murmurate.jobs.journal import failure_of, put_off, strike_off
-from murmurate.jobs.notices import told_of
+from murmurate.jobs.journal import all_told, failure_of, put_off, strike_off
 
 DEADLINES = "deadlines"
 PREFIX = "deadline/"
@@ -79,9 +78,7 @@ class Deadlines:
         """End a run that nobody holds. `FencedError`, `LogConflictError`: somebody does."""
         place, error = (claim.tenant, stream_of(state.id)), too_late()
         entry = Entry(*place, Kind.FAILED.value, msgspec.json.encode(failure_of(error)))
-        told, offers = told_of(
-            state.begun, place, how=Kind.FAILED, ends=state.ends, code=error.code
-        )
+        told, offers = all_told(state.begun, place, how=Kind.FAILED, ends=state.ends, outcome=error)
         await self._log.append(
             [entry, *told],
             expected={place: head},

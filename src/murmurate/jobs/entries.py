@@ -50,6 +50,14 @@ class Kind(StrEnum):
     """Its server stopped in an orderly way, and left it to another."""
 
 
+class BatchLine(Frozen, frozen=True):
+    """A line of a batch: which batch, which line of its input, and what the client calls it."""
+
+    batch: str
+    number: int
+    custom_id: str
+
+
 class Begun(Frozen, frozen=True, omit_defaults=True):
     """The request, and up to where its session was read."""
 
@@ -60,6 +68,8 @@ class Begun(Frozen, frozen=True, omit_defaults=True):
     """When it fails unless it has ended, by the wall clock: it may be another server's by then."""
     webhook: str | None = None
     """The URL that is told when it ends."""
+    line: BatchLine | None = None
+    """Which line of a batch it answers."""
 
 
 class Read(Frozen, frozen=True):
@@ -119,7 +129,7 @@ class Answer(Frozen, frozen=True, omit_defaults=True):
     usage: Usage = Usage(0, 0)
     citations: tuple[Citation, ...] = ()
     calls: tuple[ToolCall, ...] = ()
-    """The tools that the client shall call; an agent's own are steps."""
+    """The calls of the client's own tools, where the answer asks for some."""
 
 
 class Nothing(Frozen, frozen=True):
@@ -179,6 +189,13 @@ def answer_of(deltas: Sequence[Delta]) -> Answer:
     citations = tuple(c for d in deltas if isinstance(d, Cited) for c in d.citations)
     calls = tuple(delta for delta in deltas if isinstance(delta, ToolCall))
     return Answer(text, reason, usage, citations, calls)
+
+
+def deltas_of(answer: Answer) -> tuple[Delta, ...]:
+    """Return deltas that amount to the answer."""
+    text = (Text(answer.text),) if answer.text else ()
+    cited = (Cited(answer.citations),) if answer.citations else ()
+    return (*text, *cited, *answer.calls, answer.usage, Finished(answer.reason))
 
 
 def folded(run_id: str, entries: Iterable[Stored], *, state: RunState | None = None) -> RunState:

@@ -38,14 +38,16 @@ class Errands:
         clock: Clock,
         events: EventLog,
         at_a_time: int = AT_A_TIME_MAX,
+        poll_s: float = POLL_S,
     ) -> None:
         self._runner = runner
         self._errand = errand
-        self._queue = queue
+        self.queue = queue
         self._log = log
         self._clock = clock
         self._events = events
         self._at_a_time = at_a_time
+        self._poll_s = poll_s
         self._tasks: dict[_Place, asyncio.Task[None]] = {}
         self._count_s = clock.now_s() + COUNT_EVERY_S
         """When to ask next what we hold."""
@@ -60,8 +62,8 @@ class Errands:
                     self._note(error)
                 except Exception as fault:  # noqa: BLE001 - else nothing of this queue is done
                     what = type(fault).__name__
-                    self._events.event("errand.fault", queue=self._queue, type=what)
-                await self._clock.sleep(POLL_S)
+                    self._events.event("errand.fault", queue=self.queue, type=what)
+                await self._clock.sleep(self._poll_s)
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -77,7 +79,7 @@ class Errands:
         room = self._at_a_time - len(self._tasks)
         if room <= 0 or self._runner.is_stopping:
             return
-        for claim in await self._log.claim(self._queue, self._runner.name, limit=room):
+        for claim in await self._log.claim(self.queue, self._runner.name, limit=room):
             self._begin(claim)
 
     async def _find(self) -> None:
@@ -88,7 +90,7 @@ class Errands:
         for claim in claims:
             place = (claim.tenant, claim.stream)
             known = place in before or place in self._tasks or self._runner.knows(place)
-            if claim.queue == self._queue and not known and not self._runner.is_stopping:
+            if claim.queue == self.queue and not known and not self._runner.is_stopping:
                 self._begin(claim)
 
     def _begin(self, claim: Claim) -> None:
@@ -110,7 +112,7 @@ class Errands:
             self._note(error)
             await self._put_back(claim, AGAIN_MS)
         except Exception as fault:  # noqa: BLE001 - one that nobody foresaw ends no server
-            self._events.event("errand.fault", queue=self._queue, type=type(fault).__name__)
+            self._events.event("errand.fault", queue=self.queue, type=type(fault).__name__)
             await self._put_back(claim, FAULT_AGAIN_MS)
 
     async def _put_back(self, claim: Claim, pause_ms: int) -> None:
@@ -118,4 +120,4 @@ class Errands:
         await self._runner.end(claim, lambda: put_off(self._log, claim, due_ms))
 
     def _note(self, error: MurmurateError) -> None:
-        self._events.event("errand.failed", queue=self._queue, code=error.code, detail=error.detail)
+        self._events.event("errand.failed", queue=self.queue, code=error.code, detail=error.detail)

@@ -4,14 +4,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from murmurate.core.errors import FencedError, LogUnavailableError, MurmurateError, RunDivergedError
+from murmurate.core.errors import (
+    FencedError,
+    LogCorruptError,
+    LogUnavailableError,
+    MurmurateError,
+    RunDivergedError,
+)
 from murmurate.core.journal import Journal, StepKind, Unkept
 from murmurate.core.ports import NEVER_MS, Claim, Done, Entry, Log, Offer, Work
 from murmurate.core.types import Delta, Frozen, Request
+from murmurate.jobs.batch_lines import is_line, line_told, lost_line
 from murmurate.jobs.entries import (
     ASKING,
     DEAD,
     QUEUE,
+    Answer,
     Asked,
     Begun,
     Failed,
@@ -107,8 +115,9 @@ class KeptJournal:
     async def finish(self, entries: Sequence[Entry], answer: Sequence[Delta]) -> None:
         """Write the run's end, and the entries with it; see `Journal`."""
         if self.is_written or self._last:
-            end = self._entry(Kind.FINISHED, answer_of(answer))
-            told, offers = self._told(Kind.FINISHED)
+            whole = answer_of(answer)
+            end = self._entry(Kind.FINISHED, whole)
+            told, offers = self._told(Kind.FINISHED, whole)
             await self._append([*self._last, *entries, end, *told], Done(*self._place), *offers)
         elif entries:
             await self._log.append(entries)
@@ -116,12 +125,11 @@ class KeptJournal:
 
     async def fail(self, error: MurmurateError) -> None:
         """Give the run up: whoever asked was told why."""
-        await self._end(Kind.FAILED, failure_of(error), Done(*self._place), code=error.code)
+        await self._end(Kind.FAILED, failure_of(error), Done(*self._place), error=error)
 
     async def give_up(self, error: MurmurateError) -> None:
         """Put the run among the dead: nobody waits for it, and somebody should look."""
-        dead = Offer(*self._place, DEAD, due_ms=NEVER_MS)
-        await self._end(Kind.FAILED, failure_of(error), dead, code=error.code)
+        await self._end(Kind.FAILED, failure_of(error), dead(self.claim), error=error)
 
     async def cancel(self) -> None:
         """End the run as somebody wished."""
@@ -160,15 +168,17 @@ class KeptJournal:
     def _place(self) -> tuple[str, str]:
         return self.claim.tenant, self.claim.stream
 
-    async def _end(self, kind: Kind, body: Frozen, work: Work, *, code: str | None = None) -> None:
+    async def _end(
+        self, kind: Kind, body: Frozen, work: Work, *, error: MurmurateError | None = None
+    ) -> None:
         self.is_over = True
         if self.is_written or self._may_be_written:
             self.is_written = True  # if it is not, the proof that we hold it is refused
-            told, offers = self._told(kind, code)
+            told, offers = self._told(kind, error)
             await self._append([self._entry(kind, body), *told], work, *offers)
 
-    def _told(self, kind: Kind, code: str | None = None) -> Told:
-        return told_of(self._begun, self._place, how=kind, ends=self._ends, code=code)
+    def _told(self, kind: Kind, outcome: Answer | MurmurateError | None = None) -> Told:
+        return all_told(self._begun, self._place, how=kind, ends=self._ends, outcome=outcome)
 
     async def _append(self, entries: Sequence[Entry], *work: Work) -> None:
         if self.is_written:
@@ -247,9 +257,9 @@ class OpenJournals:
 async def give_up(log: Log, claim: Claim, error: MurmurateError) -> None:
     """Put a run whose entries are damaged among the dead; see `KeptJournal.give_up`."""
     body = msgspec.json.encode(failure_of(error))
-    dead = Offer(claim.tenant, claim.stream, DEAD, due_ms=NEVER_MS)
     failed = Entry(claim.tenant, claim.stream, Kind.FAILED.value, body)
-    await log.append([failed], fence=claim, work=[dead])
+    told, news = lost_line(claim.tenant, claim.stream, error)
+    await log.append([failed, *told], fence=claim, work=[dead(claim), *news])
 
 
 async def put_back(log: Log, claim: Claim, *, due_ms: int = 0) -> None:
@@ -267,8 +277,34 @@ async def put_asking(log: Log, claim: Claim, due_ms: int) -> None:
 
 async def put_aside(log: Log, claim: Claim) -> None:
     """Put a run among the dead whose stream is so damaged that it takes no entry any more."""
-    dead = Offer(claim.tenant, claim.stream, DEAD, due_ms=NEVER_MS)
-    await log.append([], fence=claim, work=[dead])
+    error = LogCorruptError(f"{id_of(claim.stream)} is damaged")
+    told, news = lost_line(claim.tenant, claim.stream, error)
+    await log.append(told, fence=claim, work=[dead(claim), *news])
+
+
+def dead(claim: Claim) -> Work:
+    """Return what becomes of the work of a run that was given up.
+
+    Somebody should look at it; whoever looks at a batch sees which of its lines have failed.
+    """
+    if is_line(id_of(claim.stream)):
+        return Done(claim.tenant, claim.stream)
+    return Offer(claim.tenant, claim.stream, DEAD, due_ms=NEVER_MS)
+
+
+def all_told(
+    begun: Begun,
+    place: tuple[str, str],
+    *,
+    how: Kind,
+    ends: int,
+    outcome: Answer | MurmurateError | None,
+) -> Told:
+    """Return what belongs to the append that ends a run: for its webhook, and for its batch."""
+    code = outcome.code if isinstance(outcome, MurmurateError) else None
+    told, offers = told_of(begun, place, how=how, ends=ends, code=code)
+    line, news = line_told(begun, place[0], how=how, ends=ends, outcome=outcome)
+    return (*told, *line), (*offers, *news)
 
 
 async def put_off(log: Log, claim: Claim, due_ms: int) -> None:

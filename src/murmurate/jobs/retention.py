@@ -1,16 +1,19 @@
 """Forgets runs that ended long ago: a log that only grows fills its disk one day."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import FencedError, LogConflictError, LogCorruptError, MurmurateError
 from murmurate.core.ids import first_of
 from murmurate.core.ports import Done, EventLog, Log
+from murmurate.jobs.batch_lines import LINE_RUN
 from murmurate.jobs.entries import Kind, id_of, stream_of
 from murmurate.jobs.notices import notice_stream
 
 LOOK_S = 3600.0
+Sweep = Callable[[str], Awaitable[int]]
+"""Forgets what is old enough of a tenant; returns how much that was."""
 ENDS = {Kind.FINISHED.value, Kind.FAILED.value, Kind.CANCELLED.value}
 
 
@@ -28,12 +31,15 @@ class Retention:
         events: EventLog,
         kept_s: float,
         tenants: Callable[[], Collection[str]],
+        sweeps: Sequence[Sweep] = (),
     ) -> None:
+        """`sweeps` forget other things, with the runs."""
         self._log = log
         self._clock = clock
         self._events = events
         self._kept_ms = int(kept_s * 1000)
         self._tenants = tenants
+        self._sweeps = sweeps
 
     async def keep_up(self) -> None:
         """Look once an hour, until cancelled."""
@@ -41,16 +47,17 @@ class Retention:
             try:
                 if forgotten := await self.look():
                     self._events.event("runs.forgotten", runs=forgotten)
+                if swept := await self.sweep():
+                    self._events.event("log.swept", things=swept)
             except MurmurateError as error:
                 self._events.event("runs.log", code=error.code, detail=error.detail)
             await self._clock.sleep(LOOK_S)
 
     async def look(self) -> int:
         """Forget what is old enough; return how many runs that were."""
-        end = stream_of(first_of("run", self._clock.unix_ms() - self._kept_ms))
         forgotten = 0
         for tenant in sorted(self._tenants()):
-            for name, head in await self._older(tenant, end):
+            for name, head in await self._older(tenant):
                 try:
                     forgotten += await self._forget(tenant, name, head)
                 except (LogConflictError, FencedError):
@@ -67,6 +74,17 @@ class Retention:
         if info is None or info.stream != name:
             return True
         return await self._forget(tenant, name, info.head)
+
+    async def sweep(self) -> int:
+        """Forget what the others find; what is damaged stops none of them."""
+        swept = 0
+        for tenant in sorted(self._tenants()):
+            for sweep in self._sweeps:
+                try:
+                    swept += await sweep(tenant)
+                except (LogConflictError, LogCorruptError) as error:
+                    self._events.event("runs.log", code=error.code, detail=error.detail)
+        return swept
 
     async def _forget(self, tenant: str, name: str, head: int) -> bool:
         """Forget a run if it has ended; return whether it was."""
@@ -85,14 +103,19 @@ class Retention:
             await self._log.append([], work=[Done(tenant, stream)])
             await self._log.forget(tenant, stream)
 
-    async def _older(self, tenant: str, end: str) -> list[tuple[str, int]]:
-        """Return the tenant's runs that began before that, with their last seqs."""
+    async def _older(self, tenant: str) -> list[tuple[str, int]]:
+        """Return the tenant's runs that are old enough, with their last seqs.
+
+        Those of batches are as old as their batch.
+        """
         found: list[tuple[str, int]] = []
-        async with aclosing(self._log.streams(tenant, stream_of(""))) as streams:
-            async for info in streams:
-                if info.stream >= end:
-                    break
-                found.append((info.stream, info.head))
+        for prefix in ("run", LINE_RUN):
+            end = stream_of(first_of(prefix, self._clock.unix_ms() - self._kept_ms))
+            async with aclosing(self._log.streams(tenant, stream_of(f"{prefix}_"))) as streams:
+                async for info in streams:
+                    if info.stream >= end:
+                        break
+                    found.append((info.stream, info.head))
         return found
 
     async def _has_ended(self, tenant: str, name: str, head: int) -> bool:

@@ -26,6 +26,7 @@ from murmurate.core.errors import (
 from murmurate.core.ids import Ids, first_of
 from murmurate.core.ports import Claim, Entry, Log, Model, Nudge, Offer, Stored, Work, WorkInfo
 from murmurate.core.types import Delta, Once, Request
+from murmurate.jobs.batch_lines import LINE_DIGITS, run_of
 from murmurate.jobs.deadlines import deadline_offer
 from murmurate.jobs.entries import (
     QUEUE,
@@ -227,9 +228,15 @@ class Runs:
             # Whether it is over is all that is wanted of it: its steps were told.
             state = folded(run_id, news, state=msgspec.structs.replace(state, steps=()))
 
-    async def listing(self, tenant: str, *, limit: int = 50) -> Sequence[RunInfo]:
-        """Return the newest runs of a tenant, the newest first."""
-        names = await self._newest(tenant, limit)
+    async def listing(
+        self, tenant: str, *, limit: int = 50, batch: str | None = None
+    ) -> Sequence[RunInfo]:
+        """Return the newest runs of a tenant, the newest first; or the last lines of a batch.
+
+        The runs of batches are not among the others: there would be nothing else to see.
+        """
+        names = await (self._newest(tenant, limit) if batch is None else self._lines(tenant, batch))
+        names = names[-limit:]
         waiting: dict[str, WorkInfo] = {}
         if names:
             # Names are in the order of time: behind the oldest one there are no others.
@@ -289,12 +296,19 @@ class Runs:
             began_ms = self._clock.unix_ms() - back_ms
             after = stream_of(first_of("run", began_ms)) if back_ms else ""
             names.clear()
-            async with aclosing(self._log.streams(tenant, stream_of(""), after=after)) as streams:
+            runs = self._log.streams(tenant, stream_of("run_"), after=after)
+            async with aclosing(runs) as streams:
                 async for info in streams:
                     names.append(info.stream)
             if len(names) == limit:
                 break
         return tuple(names)
+
+    async def _lines(self, tenant: str, batch: str) -> Sequence[str]:
+        """Return the streams of a batch's runs."""
+        lines = stream_of(run_of(batch, 0))[:-LINE_DIGITS]
+        async with aclosing(self._log.streams(tenant, lines)) as streams:
+            return [info.stream async for info in streams]
 
     def _check(self, tenant: str, webhook: str) -> None:
         if self._hooks is None:

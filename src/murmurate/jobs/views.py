@@ -87,7 +87,7 @@ def damaged(run_id: str, damage: LogCorruptError) -> RunInfo:
         id=run_id,
         model="",
         status="damaged",
-        began_ms=made_ms(run_id),
+        began_ms=made_ms(run_id.partition("-")[0]),
         steps=0,
         error=damage.code,
     )
