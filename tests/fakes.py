@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
+from murmurate.adapters.memory import MemoryLog
 from murmurate.core.errors import KeyReusedError, MurmurateError, NotFoundError
 from murmurate.core.fetch import Fetch, Fetched
 from murmurate.core.ids import Ids
-from murmurate.core.ports import Embeddings, Model
+from murmurate.core.ports import Embeddings, Entry, Model
 from murmurate.core.reach import Reach, Target
 from murmurate.core.types import (
     Caller,
     CallPart,
+    Citation,
     Delta,
     Finished,
     FinishReason,
@@ -273,6 +275,33 @@ class RunNews(Frozen, frozen=True):
     kind: str
 
 
+class FakeFailure(Frozen, frozen=True):
+    """Why a run failed."""
+
+    code: str
+    detail: str
+
+
+class FakeAnswer(Frozen, frozen=True):
+    """What a run came to."""
+
+    text: str
+    reason: FinishReason = FinishReason.STOP
+    usage: Usage = Usage(3, 2)
+    citations: tuple[Citation, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+
+
+class FakeRun(Frozen, frozen=True, omit_defaults=True):
+    """A run as it is shown."""
+
+    id: str
+    status: str
+    ended_ms: int | None = None
+    answer: FakeAnswer | None = None
+    error: FakeFailure | None = None
+
+
 class KnownRun(Frozen, frozen=True):
     """What an `Idempotency-Key` has begun."""
 
@@ -282,7 +311,14 @@ class KnownRun(Frozen, frozen=True):
 
 @dataclass
 class FakeRuns:
-    """Runs that never end, and a note of what was asked of them."""
+    """Runs that end as the test says, and a note of what was asked of them."""
+
+    log: MemoryLog | None = None
+    """Where entries beside a run go."""
+    ids: list[str] = field(default_factory=list[str])
+    views: dict[str, FakeRun] = field(default_factory=dict[str, FakeRun])
+    """What has become of a run; one that is not here is queued."""
+    news: list[str] = field(default_factory=lambda: ["run.begun", "run.finished"])
 
     begun: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
     asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -299,18 +335,23 @@ class FakeRuns:
         self,
         request: Request,
         *,
-        priority: int,
+        priority: int = 0,
         deadline_s: float | None = None,
         webhook: str | None = None,
         once: Once | None = None,
+        run_id: str | None = None,
+        beside: Sequence[Entry] = (),
     ) -> str:
         self.begun.append((request, priority))
         self.terms.append((deadline_s, webhook))
-        run_id = f"run_{len(self.begun)}"
+        self.ids.append(run_id or f"run_{len(self.begun)}")
         if once is not None:
             session = None if request.session is None else request.session.id
-            self.known[request.tenant, once.key] = (once, KnownRun(run_id, session))
-        return run_id
+            self.known[request.tenant, once.key] = (once, KnownRun(self.ids[-1], session))
+        if beside:
+            assert self.log is not None
+            await self.log.append(beside)
+        return self.ids[-1]
 
     async def sent_before(self, tenant: str, once: Once) -> KnownRun | None:
         asked, known = self.known.get((tenant, once.key), (once, None))
@@ -319,23 +360,29 @@ class FakeRuns:
         return known
 
     async def listing(self, tenant: str, *, limit: int, batch: str | None = None) -> Sequence[Any]:
-        own = [n for n, (it, _) in enumerate(self.begun, 1) if it.tenant == tenant]
-        return [{"id": f"run_{number}"} for number in own[:limit]]
+        own = [n for n, (it, _) in enumerate(self.begun) if it.tenant == tenant]
+        return [{"id": self.ids[n]} for n in own[:limit]]
 
-    async def show(self, tenant: str, run_id: str) -> object:
-        return {"id": self._known(tenant, run_id), "status": "queued"}
+    async def show(self, tenant: str, run_id: str) -> FakeRun:
+        return self.views.get(self._known(tenant, run_id)) or FakeRun(run_id, "queued")
+
+    async def forget(self, tenant: str, run_id: str) -> bool:
+        """Forget one that has ended, as `Archive`."""
+        self.asked.append(("forget", self._known(tenant, run_id)))
+        return (await self.show(tenant, run_id)).ended_ms is not None
 
     async def events(self, tenant: str, run_id: str) -> AsyncGenerator[RunNews]:
         self._known(tenant, run_id)
-        yield RunNews("run.begun")
-        if self.refusal is not None:
-            raise self.refusal
-        yield RunNews("run.finished")
+        for number, kind in enumerate(self.news):
+            if number and self.refusal is not None:
+                raise self.refusal
+            yield RunNews(kind)
 
     async def cancel(self, tenant: str, run_id: str) -> None:
         self.asked.append(("cancel", self._known(tenant, run_id)))
         if self.refusal is not None:
             raise self.refusal
+        self.views[run_id] = FakeRun(run_id, "cancelled", ended_ms=2_000_000)
 
     async def resume(self, tenant: str, run_id: str) -> None:
         self.asked.append(("resume", self._known(tenant, run_id)))
@@ -351,8 +398,8 @@ class FakeRuns:
         return {"id": run_id, "same": True}
 
     def _known(self, tenant: str, run_id: str) -> str:
-        for number, (request, _) in enumerate(self.begun, 1):
-            if run_id == f"run_{number}" and request.tenant == tenant:
+        for known, (request, _) in zip(self.ids, self.begun, strict=True):
+            if run_id == known and request.tenant == tenant:
                 return run_id
         raise NotFoundError(f"there is no run {run_id!r}")
 
@@ -423,6 +470,9 @@ class FakePlatform:
 
     def chat_models(self, tenant: str) -> Sequence[str]:
         return [*self.chats, *self.own_chats.get(tenant, ())]
+
+    def model_of(self, name: str) -> str:
+        return {"assistant": "tiny"}.get(name, name)
 
     async def readiness(self) -> Readiness:
         parts = {"model tiny": "ready" if self.ready else "not reachable"}

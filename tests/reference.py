@@ -43,7 +43,11 @@ from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.management import Management
-from murmurate.gateway.service import Handlers, open_routes, scoped_routes
+from murmurate.gateway.responses.compaction import Compaction
+from murmurate.gateway.responses.service import Responses
+from murmurate.gateway.responses.stored import Stored
+from murmurate.gateway.responses.talks import Talks
+from murmurate.gateway.surface import Handlers, ItemHandlers, open_routes, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.usage import Usages
 
@@ -111,6 +115,7 @@ def routes(_: str) -> str:
             Administration,
             Background,
             Timetable,
+            ItemHandlers(*cast("tuple[Any, ...]", (Responses, Stored, Talks, Compaction))),
             FileRoutes,
             BatchRoutes,
             Decisions,
@@ -121,7 +126,8 @@ def routes(_: str) -> str:
     merged: dict[Any, list[str]] = {}
     scopes: dict[Any, str] = {}
     for route in scoped_routes(Handlers(*parts)):  # classes have the handlers of what they make
-        place = f"`{route.method} {route.path.replace('{id}', 'ID')}`"
+        path = re.sub(r"\{([a-z]+)\}", lambda name: name[1].upper(), route.path)
+        place = f"`{route.method} {path}`"
         merged.setdefault(route.handler, []).append(place)
         scopes[route.handler] = f"`{route.scope.value}`"
     rows = [(", ".join(places), scopes[it], meaning(it)) for it, places in merged.items()]

@@ -56,6 +56,8 @@ COVERED_ELSEWHERE = {
     "deploy/envoy.py": "tests/deploy/test_edge_proxy.py",
     "deploy/nginx.py": "tests/deploy/test_edge_proxy.py",
     "cli/deploy.py": "tests/deploy/test_edge_proxy.py, tests/e2e/test_edge_proxy.py",
+    # The table of routes, written down a second time in its test.
+    "gateway/surface.py": "tests/gateway/test_routes.py",
     # A copy has two ends: all are tested by the command.
     "adapters/log_checksums.py": "tests/ports/test_log.py, tests/adapters/test_sqlite_log.py",
     "adapters/log_copy.py": "tests/cli/test_log.py",

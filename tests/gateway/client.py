@@ -31,8 +31,16 @@ from murmurate.gateway.ports import Issuer, Policy
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.registry import Registry
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.compaction import Compaction
+from murmurate.gateway.responses.conversations import Conversations
+from murmurate.gateway.responses.following import Following
+from murmurate.gateway.responses.service import Responses
+from murmurate.gateway.responses.store import Store
+from murmurate.gateway.responses.stored import Stored
+from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.roles import Roles, roles_of
-from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
+from murmurate.gateway.service import Gateway, Limits
+from murmurate.gateway.surface import Handlers, ItemHandlers, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
@@ -86,6 +94,18 @@ class Answer:
     @property
     def error(self) -> dict[str, Any]:
         return self.json()["error"]
+
+    def told(self) -> list[Any]:
+        """Return the named events of a response, decoded; it ends with the end mark."""
+        assert self.headers["content-type"].startswith("text/event-stream")
+        *events, mark, rest = self.body.decode().split("\n\n")
+        assert (mark, rest) == ("data: [DONE]", "")
+        found: list[Any] = []
+        for event in events:
+            name, data = event.split("\n")
+            found.append(json.loads(data.removeprefix("data: ")))
+            assert name == f"event: {found[-1]['type']}", "the name is the type"
+        return found
 
     def events(self) -> list[Any]:
         """Return the server-sent events, decoded; the end mark stays a text."""
@@ -167,6 +187,10 @@ class House:
         self.trail = Trail(log=self.kept, clock=self.clock, events=self.log)
         self.files = Files(FILE_LIMITS, log=self.kept, clock=self.clock, ids=ids)
         requests = Requests(platform=self.platform, gate=gate, ledger=self.ledger, ids=ids)
+        self.runs.log = self.kept
+        self.store = Store(self.kept, runs=self.runs, archive=self.runs)
+        conversations = Conversations(self.kept)
+        following = Following(self.runs)
         handlers = Handlers(
             completions=Completions(
                 self.model,
@@ -203,6 +227,32 @@ class House:
                 body_bytes_max=BODY_BYTES_MAX,
             ),
             timetable=Timetable(self.schedules),
+            items=ItemHandlers(
+                Responses(
+                    self.model,
+                    store=self.store,
+                    conversations=conversations,
+                    runs=self.runs,
+                    following=following,
+                    requests=requests,
+                    body_bytes_max=BODY_BYTES_MAX,
+                    clock=self.clock,
+                    ids=ids,
+                    meter=self.meter,
+                    log=self.log,
+                ),
+                Stored(self.store, runs=self.runs, following=following, clock=self.clock),
+                Talks(conversations, store=self.store, ids=ids, body_bytes_max=BODY_BYTES_MAX),
+                Compaction(
+                    self.model,
+                    store=self.store,
+                    requests=requests,
+                    body_bytes_max=BODY_BYTES_MAX,
+                    clock=self.clock,
+                    ids=ids,
+                    meter=self.meter,
+                ),
+            ),
             files=FileRoutes(
                 self.files,
                 file_bytes_max=FILE_LIMITS.file_bytes_max,
@@ -282,6 +332,12 @@ class House:
     def post(self, path: str, body: Any, **options: Any) -> Answer:
         return run(lambda: self.send("POST", path, body, **options))
 
+    def respond(self, body: Mapping[str, Any] | None = None, **options: Any) -> Answer:
+        return self.post("/v1/responses", {**ASK, **(body or {})}, **options)
+
+    def complete(self, **fields: Any) -> Answer:
+        return self.post("/v1/completions", {"model": "tiny", "prompt": "hello", **fields})
+
     def chat(self, body: Mapping[str, Any] | None = None, **options: Any) -> Answer:
         return self.post("/v1/chat/completions", {**HELLO, **(body or {})}, **options)
 
@@ -293,6 +349,7 @@ class House:
         await self.app(scope, call.receive, call.send)
 
 
+ASK: Mapping[str, Any] = {"model": "tiny", "input": "hello"}
 HELLO: Mapping[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 
 

@@ -95,6 +95,9 @@ def test_every_route_is_decided_on_with_a_model_or_without() -> None:
     bodies: dict[str, Any] = {
         "/v1/chat/completions": dict(HELLO),
         "/v1/embeddings": {"model": "minilm", "input": "x"},
+        "/v1/completions": {"model": "tiny", "prompt": "x"},
+        "/v1/responses": {"model": "tiny", "input": "x"},
+        "/v1/responses/compact": {"model": "tiny", "input": "x"},
         "/api/runs": dict(HELLO),
     }
     for route in it.app.routes:

@@ -21,11 +21,27 @@ TABLE = Routes(
         Route("POST", "/things", Scope.ADMIN, nothing),
         Route("GET", "/things/{id}", Scope.CHAT, nothing),
         Route("POST", "/things/{id}/turn", Scope.ADMIN, nothing),
+        Route("GET", "/things/{id}/parts/{part}", Scope.CHAT, nothing),
     ]
 )
 
 EXPECTED = {
     ("POST", "/v1/chat/completions"): Scope.CHAT,
+    ("POST", "/v1/completions"): Scope.CHAT,
+    ("POST", "/v1/responses"): Scope.CHAT,
+    ("POST", "/v1/responses/compact"): Scope.CHAT,
+    ("GET", "/v1/responses/{id}"): Scope.CHAT,
+    ("DELETE", "/v1/responses/{id}"): Scope.CHAT,
+    ("POST", "/v1/responses/{id}/cancel"): Scope.CHAT,
+    ("GET", "/v1/responses/{id}/input_items"): Scope.CHAT,
+    ("POST", "/v1/conversations"): Scope.CHAT,
+    ("GET", "/v1/conversations/{id}"): Scope.CHAT,
+    ("POST", "/v1/conversations/{id}"): Scope.CHAT,
+    ("DELETE", "/v1/conversations/{id}"): Scope.CHAT,
+    ("POST", "/v1/conversations/{id}/items"): Scope.CHAT,
+    ("GET", "/v1/conversations/{id}/items"): Scope.CHAT,
+    ("GET", "/v1/conversations/{id}/items/{item}"): Scope.CHAT,
+    ("DELETE", "/v1/conversations/{id}/items/{item}"): Scope.CHAT,
     ("POST", "/v1/embeddings"): Scope.EMBEDDINGS,
     ("POST", "/v1/files"): Scope.FILES,
     ("GET", "/v1/files"): Scope.FILES,
@@ -71,6 +87,7 @@ EXPECTED = {
         ("/things/7", "/things/{id}", {"GET"}),
         ("/things/7/turn", "/things/{id}/turn", {"POST"}),
         ("/things/", "/things/{id}", {"GET"}),
+        ("/things/7/parts/8", "/things/{id}/parts/{part}", {"GET"}),
     ],
 )
 def test_a_path_leads_to_its_routes(path: str, label: str, methods: set[str]) -> None:
@@ -78,7 +95,9 @@ def test_a_path_leads_to_its_routes(path: str, label: str, methods: set[str]) ->
     assert TABLE.label(path) == label
 
 
-@pytest.mark.parametrize("path", ["/", "/thing", "/things/7/", "/things/a/b", "/things/a/b/turn"])
+@pytest.mark.parametrize(
+    "path", ["/", "/thing", "/things/7/", "/things/a/b", "/things/a/b/turn", "/things/7/parts"]
+)
 def test_what_is_no_route_is_not_found(path: str) -> None:
     assert TABLE.label(path) == PATH_UNKNOWN
     with pytest.raises(NotFoundError, match="nothing at"):

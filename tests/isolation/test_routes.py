@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,150 @@ async def chats(town: Town) -> None:
         assert "ACME-SECRET" in found or who == "birch"
     again = content(await town.chat("acme", "remember ACME-WORD", session=session))
     assert "ACME-WORD" in again
+
+
+async def completions(town: Town) -> None:
+    """No prompt reaches another tenant's agent, or its session."""
+    body = {"model": "{name}", "prompt": "hi"}
+    names = ("planner", "nobodys")
+    answer = await town.same("birch", "POST", "/v1/completions", names=names, body=body)
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    begun = await town.chat("acme", "remember ACME-WORD", session="new")
+    answer = await town.same(
+        "birch",
+        "POST",
+        "/v1/completions",
+        names=(begun.headers["x-murmurate-session"], f"sess_{ABSENT}"),
+        body={"model": "tiny", "prompt": "hi"},
+        headers={"x-murmurate-session": "{name}"},
+    )
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+
+
+async def response_of_acme(town: Town, **fields: Any) -> str:
+    """Let a tenant have a response stored."""
+    body = {"model": "tiny", "input": "remember ACME-WORD", **fields}
+    made = await town.call("acme", "POST", "/v1/responses", body)
+    assert made.status == 200
+    await town.work()
+    response_id = made.json()["id"]
+    shown = await town.call("acme", "GET", f"/v1/responses/{response_id}")
+    assert "ACME-WORD" in shown.body.decode()
+    return response_id
+
+
+async def responses(town: Town) -> None:
+    """No response continues another tenant's, refers to its items, or is another's agent's."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    ask = {"model": "tiny", "input": "go on"}
+    body = {**ask, "previous_response_id": "{name}"}
+    answer = await town.same("birch", "POST", "/v1/responses", names=names, body=body)
+    assert (answer.status, answer.error["param"]) == (404, "previous_response_id")
+    items = tuple(f"msg_{name.partition('_')[2]}_0" for name in names)
+    body = {**ask, "input": [{"type": "item_reference", "id": "{name}"}]}
+    answer = await town.same(
+        "birch", "POST", "/v1/responses", names=(items[0], items[1]), body=body
+    )
+    assert (answer.status, answer.error["param"]) == (404, "input[0].id")
+    body = {**ask, "model": "{name}"}
+    answer = await town.same(
+        "birch", "POST", "/v1/responses", names=("planner", "nobodys"), body=body
+    )
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    mine = {**ask, "previous_response_id": names[0]}
+    assert "ACME-WORD" in (await town.call("acme", "POST", "/v1/responses", mine)).body.decode()
+
+
+async def compacted(town: Town) -> None:
+    """Nor is it shortened by others, or by another's agent's model."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    body = {"model": "tiny", "previous_response_id": "{name}"}
+    answer = await town.same("birch", "POST", "/v1/responses/compact", names=names, body=body)
+    assert (answer.status, answer.error["param"]) == (404, "previous_response_id")
+    body = {"model": "{name}", "input": "hi"}
+    names = ("planner", "nobodys")
+    answer = await town.same("birch", "POST", "/v1/responses/compact", names=names, body=body)
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+
+
+async def shown_response(town: Town) -> None:
+    """A response is not shown to others, nor followed, wherever it was made."""
+    for background in (False, True):
+        names = (await response_of_acme(town, background=background), f"resp_{ABSENT}")
+        for query in ("", "?stream=true"):
+            place = "/v1/responses/{name}" + query
+            answer = await town.same("birch", "GET", place, names=names)
+            assert answer.status == 404
+
+
+async def deleted_response(town: Town) -> None:
+    """Nor deleted by them."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    answer = await town.same("birch", "DELETE", "/v1/responses/{name}", names=names)
+    assert answer.status == 404
+    assert (await town.call("acme", "GET", f"/v1/responses/{names[0]}")).status == 200
+
+
+async def cancelled_response(town: Town) -> None:
+    """Nor cancelled."""
+    body = {"model": "tiny", "input": "hi", "background": True}
+    made = await town.call("acme", "POST", "/v1/responses", body)
+    names = (made.json()["id"], f"resp_{ABSENT}")
+    answer = await town.same("birch", "POST", "/v1/responses/{name}/cancel", names=names)
+    assert answer.status == 404
+    await town.work()
+    shown = (await town.call("acme", "GET", f"/v1/responses/{names[0]}")).json()
+    assert shown["status"] == "completed"
+
+
+async def input_of_response(town: Town) -> None:
+    """Nor is what was asked."""
+    names = (await response_of_acme(town), f"resp_{ABSENT}")
+    answer = await town.same("birch", "GET", "/v1/responses/{name}/input_items", names=names)
+    assert answer.status == 404
+
+
+async def conversation_of_acme(town: Town) -> tuple[str, str]:
+    """Let a tenant have a conversation; return its id and that of its item."""
+    items = [{"role": "user", "content": "remember ACME-WORD"}]
+    made = await town.call("acme", "POST", "/v1/conversations", {"items": items})
+    place = f"/v1/conversations/{made.json()['id']}"
+    [item] = (await town.call("acme", "GET", f"{place}/items")).json()["data"]
+    assert item["content"][0]["text"] == "remember ACME-WORD"
+    return made.json()["id"], item["id"]
+
+
+async def conversations(town: Town) -> None:
+    """Nothing goes on in another tenant's conversation, or begins with its items."""
+    conversation, item = await conversation_of_acme(town)
+    names = (conversation, f"conv_{ABSENT}")
+    body = {"model": "tiny", "input": "go on", "conversation": "{name}"}
+    answer = await town.same("birch", "POST", "/v1/responses", names=names, body=body)
+    assert answer.status == 404
+    made = await town.call("acme", "POST", "/v1/responses", {**body, "conversation": names[0]})
+    assert "ACME-WORD" in made.body.decode()
+    said = made.json()["output"][0]["id"]
+    names = (said, f"msg_{ABSENT}_0")
+    begin: dict[str, Any] = {"items": [{"type": "item_reference", "id": "{name}"}]}
+    answer = await town.same("birch", "POST", "/v1/conversations", names=names, body=begin)
+    assert (answer.status, answer.error["param"]) == (404, "items[0].id")
+    assert item not in answer.body.decode()
+
+
+def of_conversation(method: str, behind: str = "", body: dict[str, Any] | None = None) -> Case:
+    """Return the case of a route that names a conversation, and perhaps an item of it."""
+
+    async def case(town: Town) -> None:
+        conversation, item = await conversation_of_acme(town)
+        place = "/v1/conversations/{name}" + behind.replace("ITEM", item)
+        names = (conversation, f"conv_{ABSENT}")
+        answer = await town.same("birch", method, place, names=names, body=body)
+        assert answer.status == 404
+        shown = await town.call("acme", "GET", f"/v1/conversations/{conversation}/items")
+        assert "ACME-WORD" in shown.body.decode()
+        assert len(shown.json()["data"]) == 1
+
+    return case
 
 
 async def embeddings(town: Town) -> None:
@@ -477,6 +622,23 @@ async def usage(town: Town) -> None:
 
 CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/chat/completions"): chats,
+    ("POST", "/v1/completions"): completions,
+    ("POST", "/v1/responses"): responses,
+    ("POST", "/v1/responses/compact"): compacted,
+    ("GET", "/v1/responses/{id}"): shown_response,
+    ("DELETE", "/v1/responses/{id}"): deleted_response,
+    ("POST", "/v1/responses/{id}/cancel"): cancelled_response,
+    ("GET", "/v1/responses/{id}/input_items"): input_of_response,
+    ("POST", "/v1/conversations"): conversations,
+    ("GET", "/v1/conversations/{id}"): of_conversation("GET"),
+    ("POST", "/v1/conversations/{id}"): of_conversation("POST", body={"metadata": {"a": "b"}}),
+    ("DELETE", "/v1/conversations/{id}"): of_conversation("DELETE"),
+    ("POST", "/v1/conversations/{id}/items"): of_conversation(
+        "POST", "/items", {"items": [{"role": "user", "content": "hi"}]}
+    ),
+    ("GET", "/v1/conversations/{id}/items"): of_conversation("GET", "/items"),
+    ("GET", "/v1/conversations/{id}/items/{item}"): of_conversation("GET", "/items/ITEM"),
+    ("DELETE", "/v1/conversations/{id}/items/{item}"): of_conversation("DELETE", "/items/ITEM"),
     ("POST", "/v1/embeddings"): embeddings,
     ("POST", "/v1/files"): new_file,
     ("GET", "/v1/files"): files,

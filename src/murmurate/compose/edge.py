@@ -21,13 +21,22 @@ from murmurate.gateway.management import Management
 from murmurate.gateway.policy import Always, Gate, Rules, check_rules
 from murmurate.gateway.quota import Rate
 from murmurate.gateway.requests import Requests
+from murmurate.gateway.responses.compaction import Compaction
+from murmurate.gateway.responses.conversations import Conversations
+from murmurate.gateway.responses.following import Following
+from murmurate.gateway.responses.service import Responses
+from murmurate.gateway.responses.store import Store
+from murmurate.gateway.responses.stored import Stored
+from murmurate.gateway.responses.talks import Talks
 from murmurate.gateway.roles import Roles, check_issuers, roles_of
-from murmurate.gateway.service import Gateway, Handlers, Limits, scoped_routes
+from murmurate.gateway.service import Gateway, Limits
+from murmurate.gateway.surface import Handlers, ItemHandlers, scoped_routes
 from murmurate.gateway.timetable import Timetable
 from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.usage import Usages
 from murmurate.jobs.approvals import Approvals
 from murmurate.jobs.replay import Replays
+from murmurate.jobs.retention import Retention
 from murmurate.jobs.schedules import Schedules
 from murmurate.jobs.service import Runs
 from murmurate.observe.metrics import Metrics
@@ -46,6 +55,7 @@ class Inside:
     approvals: Approvals
     book: Book
     metrics: Metrics
+    archive: Retention
     trail: Trail
     gate: Gate
 
@@ -91,6 +101,41 @@ def gateway(config: Config, outside: Outside, opened: OpenedKeys, inside: Inside
         models=[*config.agents, *config.models, config.embeddings.name],
     )
     return app
+
+
+def items_of(
+    config: Config, outside: Outside, inside: Inside, *, requests: Requests
+) -> ItemHandlers:
+    """Return who answers in items."""
+    store = Store(outside.log, runs=inside.runs, archive=inside.archive)
+    conversations = Conversations(outside.log)
+    following = Following(inside.runs)
+    body_bytes_max = config.server.body_bytes_max
+    responses = Responses(
+        inside.runs,
+        store=store,
+        conversations=conversations,
+        runs=inside.runs,
+        following=following,
+        requests=requests,
+        body_bytes_max=body_bytes_max,
+        clock=outside.clock,
+        ids=outside.ids,
+        meter=inside.metrics,
+        log=outside.events,
+    )
+    stored = Stored(store, runs=inside.runs, following=following, clock=outside.clock)
+    talks = Talks(conversations, store=store, ids=outside.ids, body_bytes_max=body_bytes_max)
+    compaction = Compaction(
+        inside.runs,
+        store=store,
+        requests=requests,
+        body_bytes_max=body_bytes_max,
+        clock=outside.clock,
+        ids=outside.ids,
+        meter=inside.metrics,
+    )
+    return ItemHandlers(responses, stored, talks, compaction)
 
 
 def handlers_of(
@@ -143,6 +188,7 @@ def handlers_of(
             body_bytes_max=body_bytes_max,
         ),
         timetable=Timetable(inside.schedules),
+        items=items_of(config, outside, inside, requests=requests),
         files=FileRoutes(
             inside.files,
             file_bytes_max=config.files.file_bytes_max,

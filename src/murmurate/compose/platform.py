@@ -59,6 +59,11 @@ class Platform:
         agents = (name for name, it in self._config.agents.items() if own.issuperset(it.knowledge))
         return [*agents, *self._outside.engines]
 
+    def model_of(self, name: str) -> str:
+        """Return an agent's own model, or the model of that name."""
+        agent = self._config.agents.get(name)
+        return name if agent is None else agent.model
+
     def models(self, tenant: str) -> Sequence[str]:
         """Return every name, embedders last."""
         embedders = [] if self._outside.embedder is None else [self._config.embeddings.name]

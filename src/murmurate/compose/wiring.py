@@ -16,6 +16,7 @@ from murmurate.config import Config, KnowledgeConfig, Role, documents_path, webh
 from murmurate.core.errors import NotFoundError
 from murmurate.core.types import SessionRef
 from murmurate.gateway.audit import Trail
+from murmurate.gateway.responses.retention import ResponseRetention
 from murmurate.gateway.scopes import OPERATOR_TENANT
 from murmurate.gateway.service import Gateway
 from murmurate.jobs.approvals import Approvals
@@ -53,7 +54,7 @@ class Service:
     errands: Sequence[Errands]
     schedules: Schedules
     approvals: Approvals
-    retention: Retention
+    retentions: Sequence[Retention | ResponseRetention]
     book: Book
     metrics: Metrics
     trail: Trail
@@ -92,6 +93,9 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
     )
     watch(metrics, runner, book, platform)
     trail = Trail(log=outside.log, clock=outside.clock, events=outside.events)
+    retention = retention_of(
+        config, outside, tenants=opened.tenants, sweeps=[files.sweep, work.batches.sweep]
+    )
     inside = Inside(
         platform,
         runs,
@@ -102,6 +106,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         approvals,
         book,
         metrics,
+        archive=retention,
         trail=trail,
         gate=gate,
     )
@@ -113,9 +118,7 @@ def service(config: Config, outside: Outside, opened: OpenedKeys) -> Service:
         errands_of(outside, runner, hooks, schedules, approvals=approvals, work=work),
         schedules,
         approvals,
-        retention_of(
-            config, outside, tenants=opened.tenants, sweeps=[files.sweep, work.batches.sweep]
-        ),
+        (retention, response_retention_of(config, outside, tenants=opened.tenants)),
         book,
         metrics,
         trail,
@@ -193,6 +196,19 @@ def retention_of(
         kept_s=config.runs.kept_days * 86_400,
         tenants=lambda: {OPERATOR_TENANT, *tenants()},
         sweeps=sweeps,
+    )
+
+
+def response_retention_of(
+    config: Config, outside: Outside, *, tenants: Callable[[], Collection[str]]
+) -> ResponseRetention:
+    """Return who forgets the responses that were stored long ago."""
+    return ResponseRetention(
+        log=outside.log,
+        clock=outside.clock,
+        events=outside.events,
+        kept_s=config.responses.kept_days * 86_400,
+        tenants=lambda: {OPERATOR_TENANT, *tenants()},
     )
 
 

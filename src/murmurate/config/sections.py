@@ -135,6 +135,13 @@ class RunsConfig(Section, frozen=True):
     """How long a run that has ended is kept, from its beginning."""
 
 
+class ResponsesConfig(Section, frozen=True):
+    """What `/v1/responses` has stored."""
+
+    kept_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
+    """How long a stored response is kept, from its beginning."""
+
+
 class FilesConfig(Section, frozen=True):
     """Files that clients upload and batches write. They are kept in the log."""
 

@@ -17,6 +17,7 @@ from murmurate.config.sections import (
     LimitConfig,
     LogConfig,
     OutgoingConfig,
+    ResponsesConfig,
     RouterConfig,
     RunsConfig,
     Section,
@@ -64,6 +65,7 @@ class Config(Section, frozen=True):
     )
     router: RouterConfig = RouterConfig()
     runs: RunsConfig = RunsConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     approvals: ApprovalsConfig = ApprovalsConfig()
     accounts: AccountsConfig = AccountsConfig()
     files: FilesConfig = FilesConfig()
@@ -87,6 +89,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "router": RouterConfig,
     "runs": RunsConfig,
+    "responses": ResponsesConfig,
     "approvals": ApprovalsConfig,
     "accounts": AccountsConfig,
     "files": FilesConfig,

@@ -137,7 +137,7 @@ class Background:
         body = decode(await exchange.body(self._body_bytes_max) or b"{}", ReplayBody)
         span.note(run=_id(exchange)[:ID_CHARS_MAX])
         if body.model is not None:
-            await self._requests.check_model(exchange, caller, body.model)
+            await self._requests.check_policy(exchange, caller, body.model)
         await exchange.while_connected(self._replayed(exchange, caller, body, span))
 
     async def _replayed(

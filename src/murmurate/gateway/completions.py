@@ -1,24 +1,26 @@
-"""Chat completions and embeddings: from a body to the `Model` below, and its deltas back."""
+"""Completions and embeddings: from a body to the `Model` below, and its deltas back."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import ModelUnknownError, MurmurateError
 from murmurate.core.ids import Ids
 from murmurate.core.ports import Embedder, EventLog, Model, Span
-from murmurate.core.types import Caller, Delta, Diverted, Finished, Request, Usage
-from murmurate.gateway.chat import ChatBody, Encoder, error_event
+from murmurate.core.types import Caller, Delta, Request, Usage
+from murmurate.gateway.chat import ChatBody, Encoder, StreamOptions, error_event
 from murmurate.gateway.embeddings import EmbeddingsBody, encode, texts_of
 from murmurate.gateway.exchange import EVENTS, Exchange
+from murmurate.gateway.legacy import CompletionBody, TextEncoder, prompt_of, sampling_of
+from murmurate.gateway.measured import Measured
 from murmurate.gateway.policy import EMBED, Gate
 from murmurate.gateway.ports import Ledger, Meter
-from murmurate.gateway.requests import Requests, name_model, name_session, session_of
+from murmurate.gateway.requests import Question, Requests, name_session, session_of
 from murmurate.gateway.validate import decode
 
 
 class Completions:
-    """`POST /v1/chat/completions`, plain and streamed."""
+    """`POST /v1/chat/completions` and `POST /v1/completions`, plain and streamed."""
 
     def __init__(
         self,
@@ -31,12 +33,11 @@ class Completions:
         meter: Meter,
         log: EventLog,
     ) -> None:
-        self._model = model
+        self._answer = Measured(model, clock=clock, meter=meter).answer
         self._requests = requests
         self._body_bytes_max = body_bytes_max
         self._clock = clock
         self._ids = ids
-        self._meter = meter
         self._log = log
 
     async def chat(self, exchange: Exchange, caller: Caller, span: Span) -> None:
@@ -44,19 +45,48 @@ class Completions:
         body = decode(await exchange.body(self._body_bytes_max), ChatBody)
         request = await self._requests.of(exchange, caller, body, span)
         span.note(model=body.model, lane=request.lane.value)
-        wants_usage = body.stream_options is not None and body.stream_options.include_usage
         encoder = Encoder(
-            self._ids.new("chatcmpl"), body.model, self._clock.unix_ms() // 1000, usage=wants_usage
+            self._ids.new("chatcmpl"),
+            body.model,
+            self._now_s,
+            usage=wants_usage(body.stream_options),
         )
         answer = self._stream if body.stream else self._whole
         await exchange.while_connected(answer(exchange, request, encoder, span))
 
+    async def complete(self, exchange: Exchange, caller: Caller, span: Span) -> None:
+        """Ask with a `prompt`, as before there were chats; plain or streamed.
+
+        The prompt goes through the model's chat template, as a user's message: it is answered, and
+        not continued. One prompt and one answer at a time, of 16 tokens unless `max_tokens` says
+        otherwise.
+        """
+        body = decode(await exchange.body(self._body_bytes_max), CompletionBody)
+        await self._requests.check_model(exchange, caller, body.model)
+        question = Question(
+            model=body.model,
+            messages=(prompt_of(body),),
+            sampling=sampling_of(body),
+            session=self._requests.session(exchange),
+        )
+        request = self._requests.asking(exchange, caller, question, span)
+        span.note(model=body.model, lane=request.lane.value)
+        encoder = TextEncoder(
+            self._ids.new("cmpl"), body.model, self._now_s, usage=wants_usage(body.stream_options)
+        )
+        answer = self._stream if body.stream else self._whole
+        await exchange.while_connected(answer(exchange, request, encoder, span))
+
+    @property
+    def _now_s(self) -> int:
+        return self._clock.unix_ms() // 1000
+
     async def _stream(
-        self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
+        self, exchange: Exchange, request: Request, encoder: Encoder | TextEncoder, span: Span
     ) -> None:
         """Send deltas as they come. Status 200 goes out only with the first one in hand."""
         usage: Usage | None = None
-        async with aclosing(self._deltas(exchange, request, span)) as deltas:
+        async with aclosing(self._answer(exchange, request, span)) as deltas:
             delta: Delta | None = await anext(deltas)
             name_session(exchange, session_of(request))
             await exchange.open(EVENTS)
@@ -77,39 +107,17 @@ class Completions:
         await exchange.end()
 
     async def _whole(
-        self, exchange: Exchange, request: Request, encoder: Encoder, span: Span
+        self, exchange: Exchange, request: Request, encoder: Encoder | TextEncoder, span: Span
     ) -> None:
-        async with aclosing(self._deltas(exchange, request, span)) as deltas:
+        async with aclosing(self._answer(exchange, request, span)) as deltas:
             answer = [delta async for delta in deltas]
         name_session(exchange, session_of(request))
         await exchange.answer(200, encoder.whole(answer))
 
-    async def _deltas(
-        self, exchange: Exchange, request: Request, span: Span
-    ) -> AsyncGenerator[Delta]:
-        """Pass the answer on, noting the first delta's time, the tokens, and whose it is."""
-        began_s = self._clock.now_s()
-        first = True
-        async with aclosing(self._model.answer(request)) as deltas:
-            async for delta in deltas:
-                if first and isinstance(delta, Diverted):
-                    name_model(exchange, delta)
-                    continue
-                if first:
-                    first = False
-                    seconds = self._clock.now_s() - began_s
-                    self._meter.first_token(request.model, seconds)
-                    span.note(first_ms=round(seconds * 1000, 1))
-                match delta:
-                    case Usage():
-                        span.note(tokens_in=delta.tokens_in, tokens_out=delta.tokens_out)
-                    case Finished():
-                        span.note(finish=delta.reason.value)
-                    case Diverted():  # in a later step of an agent; a stream's head is gone by then
-                        name_model(exchange, delta)
-                    case _:
-                        pass
-                yield delta
+
+def wants_usage(options: StreamOptions | None) -> bool:
+    """Tell whether a stream shall end with its usage."""
+    return options is not None and options.include_usage
 
 
 class Embeddings:

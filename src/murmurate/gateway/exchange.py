@@ -10,6 +10,7 @@ import msgspec
 from murmurate.core.errors import (
     BodyTooLargeError,
     MediaTypeError,
+    MurmurateError,
     OverloadedError,
     RequestTimeoutError,
 )
@@ -115,6 +116,8 @@ class Exchange:
         self.status = 0
         self.streams: tuple[bytes, bytes] | None = None
         """The content type of a response that comes in pieces, from its begin to its end."""
+        self.last_words: Callable[[MurmurateError], bytes] | None = None
+        """What a stream says when it breaks off; None: what its content type does."""
         self.ended = False
         """Whether the whole response was sent."""
         self.headers: Headers = []

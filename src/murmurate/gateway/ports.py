@@ -1,5 +1,7 @@
 """What the gateway needs of the rest, besides the `Model` below it."""
 
+# Over 400 lines: every seam of the gateway stands here, and nothing else does.
+
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -8,7 +10,18 @@ from typing import Any, Protocol
 
 import msgspec
 
-from murmurate.core.types import Caller, Frozen, Once, Request, TraceRef, Usage
+from murmurate.core.ports import Entry
+from murmurate.core.types import (
+    Caller,
+    Citation,
+    FinishReason,
+    Frozen,
+    Once,
+    Request,
+    ToolCall,
+    TraceRef,
+    Usage,
+)
 
 
 class Readiness(Frozen, frozen=True):
@@ -52,6 +65,10 @@ class Platform(Protocol):
 
         An agent whose documents the tenant may not see is none of them.
         """
+        ...
+
+    def model_of(self, name: str) -> str:
+        """Return the model behind a name that chats: an agent's own, or the one of that name."""
         ...
 
     async def readiness(self) -> Readiness:
@@ -117,6 +134,73 @@ class RunEvent(Protocol):
         ...
 
 
+class RunAnswer(Protocol):
+    """What a run answered, in whole."""
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        ...
+
+    @property
+    def citations(self) -> Sequence[Citation]:
+        """What they rest on."""
+        ...
+
+    @property
+    def calls(self) -> Sequence[ToolCall]:
+        """The tools that the client shall call."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of all its model calls."""
+        ...
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it ended."""
+        ...
+
+
+class RunFailure(Protocol):
+    """Why a run was given up."""
+
+    @property
+    def code(self) -> str:
+        """The error's stable code."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """What happened, to what, and what to do."""
+        ...
+
+
+class RunView(Protocol):
+    """A run in whole; a value that can be encoded."""
+
+    @property
+    def status(self) -> str:
+        """One of queued, running, waiting, finished, failed, cancelled."""
+        ...
+
+    @property
+    def ended_ms(self) -> int | None:
+        """When it ended, if it has."""
+        ...
+
+    @property
+    def answer(self) -> RunAnswer | None:
+        """What it came to, if it has finished."""
+        ...
+
+    @property
+    def error(self) -> RunFailure | None:
+        """Why it has failed, if it has."""
+        ...
+
+
 class Schedules(Protocol):
     """Runs that begin by themselves."""
 
@@ -146,13 +230,16 @@ class Runs(Protocol):
         self,
         request: Request,
         *,
-        priority: int,
-        deadline_s: float | None,
-        webhook: str | None,
-        once: Once | None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        webhook: str | None = None,
+        once: Once | None = None,
+        run_id: str | None = None,
+        beside: Sequence[Entry] = (),
     ) -> str:
         """Begin a run; return its id once it is durable. `BadRequestError`: not with this URL.
 
+        Whoever gives it a new `run_id` can write entries of its own `beside` it, in one append.
         `LogConflictError`: the same is begun at this moment.
         """
         ...
@@ -165,7 +252,7 @@ class Runs(Protocol):
         """Return the newest runs, the newest first; or the lines of a batch."""
         ...
 
-    async def show(self, tenant: str, run_id: str) -> object:
+    async def show(self, tenant: str, run_id: str) -> RunView:
         """Return what is known of a run."""
         ...
 
@@ -326,6 +413,14 @@ class Replays(Protocol):
         self, tenant: str, run_id: str, *, model: str | None, trace: TraceRef
     ) -> object:
         """Do a run again and return what is different. `RunOverError`: it is under way."""
+        ...
+
+
+class Archive(Protocol):
+    """Where runs that have ended lie."""
+
+    async def forget(self, tenant: str, run_id: str) -> bool:
+        """Forget a run now, if it has ended; return whether it is gone."""
         ...
 
 

@@ -1,7 +1,8 @@
 """The table of routes: which method and path needs which scope, and who answers. Pure.
 
-A path may hold one `{id}`, which stands for anything without a slash. The path as written here is
-also the label under which its requests are counted: labels are few, whatever clients ask for.
+A path may hold an `{id}`, and more in braces, which stands for anything without a slash. The path
+as written here is also the label under which its requests are counted: labels are few, whatever
+clients ask for.
 """
 
 import re
@@ -17,6 +18,7 @@ from murmurate.gateway.scopes import Scope
 
 Handler = Callable[[Exchange, Caller, Span], Awaitable[None]]
 
+_PLACE = re.compile(r"\{[a-z]+\}")
 PATH_UNKNOWN = "other"
 """The label of whatever is no route."""
 
@@ -49,9 +51,9 @@ class Routes:
             methods = self._whole.setdefault(route.path, {})
             assert route.method not in methods, f"two handlers for {route.method} {route.path}"
             methods[route.method] = route
-        for path in [path for path in self._whole if "{id}" in path]:
-            before, _, behind = path.partition("{id}")
-            pattern = re.compile(f"{re.escape(before)}[^/]*{re.escape(behind)}")
+        for path in [path for path in self._whole if "{" in path]:
+            plain = map(re.escape, _PLACE.split(path))
+            pattern = re.compile("[^/]*".join(plain))
             self._patterns[pattern] = self._whole.pop(path)
 
     def methods(self, path: str) -> dict[str, Route]:

@@ -7,9 +7,8 @@ data path) and `management.py`.
 import math
 import re
 import traceback
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 
 from murmurate.core.clock import Clock
 from murmurate.core.errors import (
@@ -26,15 +25,9 @@ from murmurate.core.ids import Ids
 from murmurate.core.ports import EventLog, Tracer
 from murmurate.core.types import Caller, Frozen, TraceRef
 from murmurate.gateway import exchange as asgi
-from murmurate.gateway.administration import Administration
-from murmurate.gateway.approvals import Decisions
 from murmurate.gateway.audit import Trail
-from murmurate.gateway.auditing import Auditing
 from murmurate.gateway.auth import challenge, check_not_in_url, check_place
-from murmurate.gateway.background import Background
-from murmurate.gateway.batches import BatchRoutes
 from murmurate.gateway.chat import error_body, error_event, error_line
-from murmurate.gateway.completions import Completions, Embeddings
 from murmurate.gateway.exchange import (
     BODIES_BYTES_MAX,
     BODY_S_MAX,
@@ -48,19 +41,16 @@ from murmurate.gateway.exchange import (
     Room,
     Send,
 )
-from murmurate.gateway.files import FileRoutes
 from murmurate.gateway.keyring import Keys, Ticket, secret_in
-from murmurate.gateway.management import Management
 from murmurate.gateway.policy import Gate, PolicyDeniedError
 from murmurate.gateway.ports import Meter
 from murmurate.gateway.quota import Bucket, Rate, full, take
 from murmurate.gateway.registry import KEYS_MAX
 from murmurate.gateway.routes import Handler, Route, Routes
 from murmurate.gateway.scopes import Scope, check_scope
-from murmurate.gateway.timetable import Timetable
+from murmurate.gateway.surface import Handlers, open_routes
 from murmurate.gateway.tokenring import Tokens
 from murmurate.gateway.tokens import is_token
-from murmurate.gateway.usage import Usages
 
 BUCKETS_MAX = 2 * KEYS_MAX
 BUCKET_KEPT_S = 60.0
@@ -72,8 +62,6 @@ CLIENT_GONE = 499
 
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
-OpenHandler = Callable[[Exchange], Awaitable[None]]
-
 
 class Limits(Frozen, frozen=True):
     """What the gateway takes: requests at a time, per second for one key, and how slow ones."""
@@ -84,23 +72,6 @@ class Limits(Frozen, frozen=True):
     write_s: float = WRITE_S_MAX
     bodies_bytes_max: int = BODIES_BYTES_MAX
     compress_bytes_min: int = COMPRESS_BYTES_MIN
-
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """Who answers, by subject."""
-
-    completions: Completions
-    embeddings: Embeddings
-    management: Management
-    administration: Administration
-    background: Background
-    timetable: Timetable
-    files: FileRoutes
-    batches: BatchRoutes
-    decisions: Decisions
-    usages: Usages
-    auditing: Auditing
 
 
 class Gateway:
@@ -275,7 +246,7 @@ class Gateway:
         if exchange.streams not in {EVENTS, LINES}:
             exchange.cut()
         form = error_event if exchange.streams == EVENTS else error_line
-        await exchange.write(form(error))
+        await exchange.write((exchange.last_words or form)(error))
         await exchange.end()
 
     def _admit(self, caller: Caller) -> None:
@@ -317,66 +288,6 @@ class Gateway:
         trace = dict(exchange.headers).get(b"x-murmurate-trace", b"").decode()
         ms = round(seconds * 1000, 1)
         self._log.event("request.done", route=route, status=exchange.status, ms=ms, trace=trace)
-
-
-def open_routes(management: Management) -> Mapping[str, OpenHandler]:
-    """Return what everybody can ask for, without a key."""
-    return {
-        "/healthz": management.healthz,
-        "/readyz": management.readyz,
-        "/metrics": management.metrics,
-    }
-
-
-def scoped_routes(handlers: Handlers) -> tuple[Route, ...]:
-    """Return what a client with a key can ask for; docs/reference/http-api.md is made from it."""
-    management, administration = handlers.management, handlers.administration
-    background, files, batches = handlers.background, handlers.files, handlers.batches
-    return (
-        Route(
-            "POST", "/v1/chat/completions", Scope.CHAT, handlers.completions.chat, names_model=True
-        ),
-        Route(
-            "POST",
-            "/v1/embeddings",
-            Scope.EMBEDDINGS,
-            handlers.embeddings.embeddings,
-            names_model=True,
-        ),
-        Route("POST", "/v1/files", Scope.FILES, files.upload),
-        Route("GET", "/v1/files", Scope.FILES, files.listing),
-        Route("GET", "/v1/files/{id}", Scope.FILES, files.show),
-        Route("GET", "/v1/files/{id}/content", Scope.FILES, files.content),
-        Route("DELETE", "/v1/files/{id}", Scope.FILES, files.remove),
-        Route("POST", "/v1/batches", Scope.BATCHES, batches.create),
-        Route("GET", "/v1/batches", Scope.BATCHES, batches.listing),
-        Route("GET", "/v1/batches/{id}", Scope.BATCHES, batches.show),
-        Route("POST", "/v1/batches/{id}/cancel", Scope.BATCHES, batches.cancel),
-        Route("GET", "/v1/models", Scope.MODELS, management.models),
-        Route("GET", "/v1/models/{id}", Scope.MODELS, management.models),
-        Route("GET", "/api/sessions/{id}", Scope.SESSIONS, management.session),
-        Route("POST", "/api/runs", Scope.RUNS, background.submit, names_model=True),
-        Route("GET", "/api/runs", Scope.RUNS, background.listing),
-        Route("GET", "/api/runs/{id}", Scope.RUNS, background.show),
-        Route("GET", "/api/runs/{id}/events", Scope.RUNS, background.events),
-        Route("POST", "/api/runs/{id}/cancel", Scope.RUNS, background.cancel),
-        Route("POST", "/api/runs/{id}/resume", Scope.RUNS, background.resume),
-        Route("POST", "/api/runs/{id}/replay", Scope.RUNS, background.replay),
-        Route("GET", "/api/approvals", Scope.APPROVE, handlers.decisions.listing),
-        Route("POST", "/api/approvals/{id}", Scope.APPROVE, handlers.decisions.decide),
-        Route("GET", "/api/schedules", Scope.RUNS, handlers.timetable.listing),
-        Route("GET", "/api/usage", Scope.USAGE, handlers.usages.sums),
-        Route("GET", "/api/traces/{id}", Scope.TRACES, management.trace),
-        Route("GET", "/api/knowledge", Scope.KNOWLEDGE, management.knowledge),
-        Route("POST", "/api/search", Scope.KNOWLEDGE, management.search),
-        Route("POST", "/api/ingest", Scope.INGEST, management.ingest),
-        Route("GET", "/api/keys", Scope.ADMIN, administration.listing),
-        Route("POST", "/api/keys", Scope.ADMIN, administration.create),
-        Route("GET", "/api/keys/{id}", Scope.ADMIN, administration.show),
-        Route("DELETE", "/api/keys/{id}", Scope.ADMIN, administration.revoke),
-        Route("POST", "/api/keys/{id}/rotate", Scope.ADMIN, administration.rotate),
-        Route("GET", "/api/audit", Scope.ADMIN, handlers.auditing.listing),
-    )
 
 
 def _check_method(exchange: Exchange, *methods: str) -> None:

@@ -24,7 +24,9 @@ def decode(body: bytes, kind: type[_B]) -> _B:
         twice = duplicate(body)
     except msgspec.ValidationError as cause:
         message, _, place = str(cause).partition(" - at `")
-        place = "" if "[...]" in place else place  # below what the schema knows
+        place = place.removeprefix("key` in `").partition("[...]")[
+            0
+        ]  # what follows is below what the schema knows
         param = place.rstrip("`").removeprefix("$").removeprefix(".") or _named(message)
         where = f"{param}: " if param else ""
         raise BadRequestError(f"{where}{message}", param=param) from cause

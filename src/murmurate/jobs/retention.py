@@ -66,6 +66,15 @@ class Retention:
                     self._events.event("runs.log", code=damage.code, detail=damage.detail)
         return forgotten
 
+    async def forget(self, tenant: str, run_id: str) -> bool:
+        """Forget a run now, if it has ended; return whether it is gone."""
+        name = stream_of(run_id)
+        async with aclosing(self._log.streams(tenant, name)) as streams:
+            info = await anext(streams, None)
+        if info is None or info.stream != name:
+            return True
+        return await self._forget(tenant, name, info.head)
+
     async def sweep(self) -> int:
         """Forget what the others find; what is damaged stops none of them."""
         swept = 0

@@ -156,17 +156,20 @@ class Runs:
         deadline_s: float | None = None,
         webhook: str | None = None,
         once: Once | None = None,
+        run_id: str | None = None,
+        beside: Sequence[Entry] = (),
     ) -> str:
         """Begin a run in the background; return its id once it is durable.
 
         Ask `sent_before` first where it is to be begun `once`.
 
-        It fails unless it ends within `deadline_s`; the URL `webhook` is told of its end.
+        It fails unless it ends within `deadline_s`; the URL `webhook` is told of its end. Whoever
+        gives it a new `run_id` can write entries of its own `beside` it, in the same append.
         `BadRequestError`: that URL can't be. `LogConflictError`: the same is begun at this moment.
         """
         if webhook is not None:
             self._check(request.tenant, webhook)
-        run_id = self._ids.new("run")
+        run_id = run_id or self._ids.new("run")
         place = (request.tenant, stream_of(run_id))
         begun = Begun(request, background=True, webhook=webhook)
         work: list[Work] = [Offer(*place, QUEUE, priority=priority)]
@@ -174,7 +177,7 @@ class Runs:
             deadline_ms = self._clock.unix_ms() + int(deadline_s * 1000)
             begun = msgspec.structs.replace(begun, deadline_ms=deadline_ms)
             work.append(deadline_offer(request.tenant, run_id, deadline_ms))
-        entries = [Entry(*place, Kind.BEGUN.value, msgspec.json.encode(begun))]
+        entries = [Entry(*place, Kind.BEGUN.value, msgspec.json.encode(begun)), *beside]
         expected: dict[tuple[str, str], int] = {}
         if once is not None:
             session = None if request.session is None else request.session.id

@@ -117,7 +117,8 @@ async def main(message: ServerBoot, words: Words) -> None:
     ]
     if message.number == 0:
         work += [service.platform.follow, service.platform.examine_log]
-        work += [service.retention.keep_up, service.book.keep_tidy]
+        work += [retention.keep_up for retention in service.retentions]
+        work.append(service.book.keep_tidy)
     tasks = [asyncio.create_task(lasting(each, events, clock)) for each in work]
     try:
         await server.serve(sockets=[listening])
@@ -125,10 +126,9 @@ async def main(message: ServerBoot, words: Words) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(MurmurateError):  # the log is what can't be written
-            await service.book.write()
-        with contextlib.suppress(MurmurateError):  # the log may be what ended us
-            await service.trail.write_counts()
+        for write in (service.book.write, service.trail.write_counts):
+            with contextlib.suppress(MurmurateError):  # the log may be what ended us
+                await write()
         await compose.close(service.outside)
         heart.cancel()
 
