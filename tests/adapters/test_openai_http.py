@@ -372,6 +372,24 @@ def test_a_request_sent_while_the_engine_restarts_is_answered_when_it_is_back() 
     asyncio.run(run())
 
 
+def test_a_secret_that_is_cut_by_the_network_is_hidden_all_the_same() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=500)
+        await response.prepare(request)
+        for piece in (b"env: secret", b"-key"):
+            await response.write(piece)
+            await asyncio.sleep(0.05)
+        return response
+
+    error = failure(handler)
+    assert error.detail == "up answered 500: env: [hidden]"
+
+
+def test_of_a_refusal_over_the_bound_nothing_is_told() -> None:
+    error = failure(refusing(500, "secret-key " * 10_000))
+    assert "secret" not in error.detail
+
+
 @pytest.mark.parametrize(("deaths", "answered"), [(1, True), (2, False)])
 def test_an_engine_that_dies_before_its_first_byte_is_asked_once_more(
     deaths: int, answered: bool

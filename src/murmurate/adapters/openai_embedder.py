@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 
 import aiohttp
 
@@ -11,6 +10,7 @@ from murmurate.adapters.openai_vectors import Batch, Encoding, batches, decode, 
 from murmurate.adapters.remote import (
     connector_to,
     open_session,
+    refusal_of,
     retry_after_s,
     said_by,
     tls_context,
@@ -34,6 +34,7 @@ PAUSE_S = 0.5
 CONNECT_S = 5.0
 CONNECTIONS_MAX = 4
 BODY_BYTES_MAX = 64 * 1024 * 1024
+REFUSAL_S = 5.0
 REFUSAL_BYTES_MAX = 64 * 1024
 AGAIN = {408, 425, 500, 502, 503, 504, 529}
 
@@ -155,9 +156,7 @@ class OpenAIEmbedder:
         self, response: aiohttp.ClientResponse, encoding: Encoding
     ) -> MurmurateError:
         """Return the error that stands for a status other than 200."""
-        body = b""
-        with suppress(aiohttp.ClientError):
-            body = await response.content.read(REFUSAL_BYTES_MAX)
+        body = await refusal_of(response.content, bytes_max=REFUSAL_BYTES_MAX, seconds=REFUSAL_S)
         said = said_by(self._remote, body)
         detail = said.detail
         status, name = response.status, self._model

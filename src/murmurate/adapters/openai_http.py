@@ -16,6 +16,7 @@ from murmurate.adapters.remote import (
     connector_to,
     headers_for,
     open_session,
+    refusal_of,
     retry_after_s,
     said_by,
     tls_context,
@@ -268,11 +269,7 @@ class OpenAIHttp:
 
     async def _refusal(self, response: Answered) -> MurmurateError:
         """Return the error that stands for a status other than 200."""
-        try:
-            async with asyncio.timeout(REFUSAL_S):
-                body = await response.content.read(REFUSAL_BYTES_MAX)
-        except (aiohttp.ClientError, TimeoutError):
-            body = b""
+        body = await refusal_of(response.content, bytes_max=REFUSAL_BYTES_MAX, seconds=REFUSAL_S)
         said = said_by(self._remote, body)
         status, name = response.status, self._name
         if said.message == LLAMA_LOADING:

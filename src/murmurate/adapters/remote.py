@@ -3,10 +3,12 @@
 Proxies of the environment are not used: only what the configuration says sees prompts and keys.
 """
 
+import asyncio
 import math
 import ssl
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Protocol
 
 import aiohttp
 
@@ -91,6 +93,32 @@ def why_unreachable(cause: BaseException) -> str:
             return f"no connection: {cause.os_error.strerror or 'failed'}"
         case _:
             return type(cause).__name__
+
+
+class Body(Protocol):
+    """The body of an answer, as it comes."""
+
+    async def read(self, n: int, /) -> bytes:
+        """Return what is there, at most so much; nothing at the end."""
+        ...
+
+
+async def refusal_of(body: Body, *, bytes_max: int, seconds: float) -> bytes:
+    """Return the whole body of a refusal, or nothing of it.
+
+    What is cut somewhere could end in the middle of a secret that it repeats, and nobody would
+    know it again.
+    """
+    pieces: list[bytes] = []
+    try:
+        async with asyncio.timeout(seconds):
+            while piece := await body.read(bytes_max):
+                pieces.append(piece)
+                if sum(map(len, pieces)) > bytes_max:
+                    return b""
+    except (aiohttp.ClientError, TimeoutError):
+        return b""
+    return b"".join(pieces)
 
 
 def said_by(remote: Remote, body: bytes) -> UpstreamError:

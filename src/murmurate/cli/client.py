@@ -137,18 +137,24 @@ def send(
     sent = None if body is None else json.dumps(body)
     verb = method or ("GET" if sent is None else "POST")
     every = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
+    connection = kind(parts.netloc, timeout=timeout_s)
     try:
-        connection = kind(parts.netloc, timeout=timeout_s)
         connection.request(verb, path, sent, {**every, **(headers or {})})
         return connection.getresponse()
-    except (http.client.BadStatusLine, http.client.LineTooLong) as cause:
-        if isinstance(cause, http.client.RemoteDisconnected):
-            raise NotRunningError(f"{server.url} hung up without an answer: ask again") from cause
-        raise NotRunningError(f"{server.url} does not speak HTTP: check --url") from cause
-    except (OSError, http.client.HTTPException) as cause:
-        raise NotRunningError(f"{server.url} does not answer: {cause}") from cause
-    except ValueError as cause:  # a header with a line break in it
-        raise RefusedError(f"this can't be sent: {cause}") from cause
+    except (OSError, http.client.HTTPException, ValueError) as cause:
+        connection.close()
+        raise _unanswered(server, cause) from cause
+
+
+def _unanswered(server: Server, cause: Exception) -> NotRunningError | RefusedError:
+    """Return why there is no answer."""
+    if isinstance(cause, http.client.RemoteDisconnected):
+        return NotRunningError(f"{server.url} hung up without an answer: ask again")
+    if isinstance(cause, http.client.BadStatusLine | http.client.LineTooLong):
+        return NotRunningError(f"{server.url} does not speak HTTP: check --url")
+    if isinstance(cause, OSError | http.client.HTTPException):
+        return NotRunningError(f"{server.url} does not answer: {cause}")
+    return RefusedError(f"this can't be sent: {cause}")  # a header with a line break in it
 
 
 def fetch(server: Server, path: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
@@ -232,8 +238,8 @@ def _object(text: bytes) -> dict[str, Any]:
 
 
 def _message(response: http.client.HTTPResponse) -> str:
-    """Return the server's own words about an error."""
-    with whole():
+    """Return the server's own words about an error, and hang up."""
+    with whole(), response:
         body = response.read(64 * 1024)
     try:
         return str(json.loads(body)["error"]["message"])

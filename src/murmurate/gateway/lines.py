@@ -40,6 +40,10 @@ class ChatLines:
             raise BadRequestError("stream: a line of a batch is answered in whole", param="stream")
         return await self._requests.alone(caller, asked, id_=run_id, trace=trace)
 
+    def begun(self, request: Request) -> None:
+        """Note that a line has begun."""
+        self._requests.begun(request)
+
     def written(self, deltas: Sequence[Delta], *, run_id: str, model: str, at_ms: int) -> bytes:
         """Return an answer as the body of a response."""
         completion_id = f"chatcmpl_{run_id.rpartition('_')[2]}"

@@ -77,7 +77,7 @@ class Requests:
     async def alone(self, caller: Caller, body: ChatBody, *, id_: str, trace: TraceRef) -> Request:
         """Return the request of a body that came without headers, such as a line of a batch."""
         await self._check(caller, CHAT, body.model)
-        request = Request(
+        return Request(
             id=id_,
             tenant=caller.tenant,
             model=body.model,
@@ -89,8 +89,10 @@ class Requests:
             scopes=caller.scopes,
             trace=trace,
         )
-        self._ledger.asked(caller.tenant, caller.key_id, body.model)
-        return request
+
+    def begun(self, request: Request) -> None:
+        """Note a request that came `alone`, once it is certain that it will be worked on."""
+        self._ledger.asked(request.tenant, request.key, request.model)
 
     async def check_model(self, exchange: Exchange, caller: Caller, model: str) -> None:
         """Return when the model is served to the caller, and the policy lets them ask it here.

@@ -11,7 +11,7 @@ from murmurate.gateway.scopes import EVERYTHING, OPERATOR_TENANT, Scope
 
 _READS = (Scope.MODELS, Scope.SESSIONS, Scope.TRACES, Scope.USAGE, Scope.KNOWLEDGE)
 _USES = (Scope.CHAT, Scope.EMBEDDINGS, Scope.MODELS)
-_DEVELOPS = (*_USES, *_READS, Scope.RUNS, Scope.INGEST)
+_DEVELOPS = (*_USES, *_READS, Scope.RUNS, Scope.FILES, Scope.BATCHES, Scope.INGEST)
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "viewer": tuple(scope.value for scope in _READS),

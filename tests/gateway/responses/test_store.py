@@ -298,3 +298,16 @@ def test_a_run_that_called_what_was_not_allowed_has_failed() -> None:
     assert shown.status == "failed"
     assert shown.error is not None
     assert shown.error.code == "engine.failed"
+
+
+def test_what_is_referred_to_counts_as_often_as_it_is() -> None:
+    async def story() -> None:
+        shelf = Shelf(chain_bytes_max=900)
+        await shelf.put(1)
+        named = f"msg_{SUFFIX}1_0"
+        assert len(await shelf.store.resolved("a", [named] * 2)) == 2
+        with pytest.raises(BadRequestError, match="over 900 bytes together") as refused:
+            await shelf.store.resolved("a", [named] * 100)
+        assert refused.value.param == "input"
+
+    run(story)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from murmurate.adapters.memory import MemoryLog
-from murmurate.core.errors import BadRequestError, MurmurateError
+from murmurate.core.errors import BadRequestError, EngineFailedError, MurmurateError
 from murmurate.core.types import Caller, Delta, Finished, FinishReason, Request, Text, TraceRef
 from murmurate.files.entries import FileInfo
 from murmurate.files.service import FileLimits, Files
@@ -69,6 +69,9 @@ class Lines:
             raise BadRequestError("say: it is missing", param="say")
         return ask(said["say"], id=run_id, tenant=caller.tenant, model="echo", lane=caller.lane)
 
+    def begun(self, request: Request) -> None:
+        """Nobody counts here."""
+
     def written(self, deltas: Sequence[Delta], *, run_id: str, model: str, at_ms: int) -> bytes:
         text = "".join(delta.text for delta in deltas if isinstance(delta, Text))
         return json.dumps({"text": text, "model": model}).encode()
@@ -80,6 +83,7 @@ class Numbers:
     def __init__(self) -> None:
         self.groups: list[int] = []
         self.error: MurmurateError | None = None
+        self.fails_on: str | None = None
 
     async def computed(
         self, caller: Caller, bodies: Sequence[bytes]
@@ -89,10 +93,14 @@ class Numbers:
             error, self.error = self.error, None
             return [error] * len(bodies)
         found = [json.loads(body).get("say") for body in bodies]
-        return [
-            BadRequestError("say: it is missing") if it is None else b'{"length":%d}' % len(it)
-            for it in found
-        ]
+        return [self._length(text) for text in found]
+
+    def _length(self, text: str | None) -> bytes | MurmurateError:
+        if text is None:
+            return BadRequestError("say: it is missing")
+        if text == self.fails_on:
+            return EngineFailedError("it broke off")
+        return b'{"length":%d}' % len(text)
 
 
 class Server:

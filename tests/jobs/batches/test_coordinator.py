@@ -378,6 +378,18 @@ def test_an_embedder_that_is_away_is_waited_for() -> None:
     played(story)
 
 
+def test_a_line_that_its_embedder_fails_on_is_tried_alone_and_then_told() -> None:
+    async def story(server: Server, echo: Echo) -> None:
+        server.numbers.fails_on = "poison"
+        texts = [line(0, endpoint=EMBED), line(1, endpoint=EMBED, say="poison")]
+        done = await server.over(await server.begin(*texts, endpoint=EMBED))
+        assert (done.request_counts.completed, done.request_counts.failed) == (1, 1)
+        assert server.numbers.groups == [2, 1, 1]
+        assert "engine.failed" in str(await server.file(done.error_file_id))
+
+    played(story)
+
+
 @pytest.mark.parametrize(("fails", "left"), [("file/", 2), ("files", 4)])
 def test_a_log_that_is_full_while_the_results_are_written_leaves_nothing_for_long(
     fails: str, left: int

@@ -169,12 +169,15 @@ class Store:
         known: dict[str, dict[str, Item]] = {}
         at_hand = {item.id: item for item in near}
         found: list[Item] = []
+        room = self._chain_bytes_max  # for all that is referred to, as often as it is
         for index, item in enumerate(items):
             if not isinstance(item, str):
                 found.append(item)
                 continue
             if item in at_hand:
                 found.append(at_hand[item])
+                room -= len(msgspec.json.encode(found[-1]))
+                _check_room(room, self._chain_bytes_max, field)
                 continue
             named = _ITEM_ID.fullmatch(item)
             suffix = named[1] if named else ""
@@ -189,6 +192,8 @@ class Store:
                 where = f"{field}[{index}].id"
                 raise NotFoundError(f"{where}: there is no item {item[:64]!r}", param=where)
             found.append(known[suffix][item])
+            room -= len(msgspec.json.encode(found[-1]))
+            _check_room(room, self._chain_bytes_max, field)
         return found
 
     async def _items(self, tenant: str, response_id: str) -> dict[str, Item]:
@@ -239,3 +244,10 @@ def deltas_of(answer: RunAnswer) -> list[Delta]:
     if answer.citations:
         deltas.append(Cited(tuple(answer.citations)))
     return [*deltas, *answer.calls, answer.usage, Finished(answer.reason)]
+
+
+def _check_room(room: int, bytes_max: int, field: str) -> None:
+    if room < 0:
+        raise BadRequestError(
+            f"{field}: what it refers to is over {bytes_max} bytes together", param=field
+        )

@@ -10,10 +10,16 @@ from contextlib import aclosing
 import msgspec
 
 from murmurate.core.clock import Clock
-from murmurate.core.errors import LogConflictError, LogCorruptError, MurmurateError, NotFoundError
+from murmurate.core.errors import (
+    EngineFailedError,
+    LogConflictError,
+    LogCorruptError,
+    MurmurateError,
+    NotFoundError,
+)
 from murmurate.core.ids import Ids
 from murmurate.core.ports import NEVER_MS, Claim, Entry, EventLog, Log, Nudge, Offer, Work
-from murmurate.core.types import Caller, Frozen, Lane, TraceRef
+from murmurate.core.types import Caller, Frozen, Lane, Request, TraceRef
 from murmurate.jobs.attempts import may_help
 from murmurate.jobs.batch_lines import (
     ENDED,
@@ -58,6 +64,8 @@ REST_MS = 30_000
 PAUSE_BYTES = 64 * 1024
 """After so much of the input others are served: to read it takes about a millisecond."""
 NOTHING = b"{}"
+TRIES_ALONE = 2
+"""How often a line is computed once more by itself, where its engine failed."""
 INPUT_GONE = (NotFoundError, LogCorruptError, LineTooLongError)
 """It was removed, has expired, is damaged, or is over a bound that was lowered since."""
 
@@ -191,6 +199,7 @@ class Coordinator:
         caller = _caller(held.tenant, batch)
         entries: list[Entry] = []
         offers: list[Work] = []
+        requests: list[Request] = []
         for line, asked in lines:
             run_id = run_of(batch.id, line.number)
             trace = TraceRef(self._ids.trace_id(), tenant=held.tenant)
@@ -209,8 +218,11 @@ class Coordinator:
             place = (held.tenant, run_stream(run_id))
             entries.append(Entry(*place, Kind.BEGUN.value, begun))
             offers.append(Offer(*place, RUNS, priority=PRIORITY))
+            requests.append(request)
         due_ms = self._clock.unix_ms() + PAUSE_MS
         await held.save(_after(batch, lines), due_ms=due_ms, entries=entries, offers=offers)
+        for request in requests:
+            endpoint.begun(request)
 
     async def _compute(self, held: Held, batch: Batch) -> None:
         """Compute the next lines: they have no effects, and are computed again after a crash."""
@@ -220,10 +232,19 @@ class Coordinator:
             return
         endpoint = self._computing[batch.endpoint]
         bodies = [bytes(asked.body) for _, asked in lines]
-        found = await endpoint.computed(_caller(held.tenant, batch), bodies)
+        caller = _caller(held.tenant, batch)
+        found = list(await endpoint.computed(caller, bodies))
+        for index, body in enumerate(bodies):
+            for _ in range(TRIES_ALONE):  # one line that an engine fails on holds up no other
+                if isinstance(found[index], EngineFailedError):
+                    [found[index]] = await endpoint.computed(caller, [body])
         entries: list[Entry] = []
         for (line, asked), result in zip(lines, found, strict=True):
-            if isinstance(result, MurmurateError) and may_help(result):
+            if (
+                isinstance(result, MurmurateError)
+                and may_help(result)
+                and not isinstance(result, EngineFailedError)
+            ):
                 raise result  # the whole group again, later: until the batch expires
             end = LineEnd(line.number, asked.custom_id)
             if isinstance(result, MurmurateError):

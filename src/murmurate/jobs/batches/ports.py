@@ -17,6 +17,10 @@ class Asking(Protocol):
         """Return what a line asks for. `MurmurateError`: it can't be asked for, now or ever."""
         ...
 
+    def begun(self, request: Request) -> None:
+        """Hear that a line has begun, once it is certain."""
+        ...
+
     def written(self, deltas: Sequence[Delta], *, run_id: str, model: str, at_ms: int) -> bytes:
         """Return an answer as the body of a response."""
         ...
