@@ -101,7 +101,7 @@ def test_a_process_that_cannot_be_started_now_is_started_later(hardy: Running) -
 
 def test_doctor_says_why_there_is_no_server_any_more(tmp_path: Path) -> None:
     with running(tmp_path / "state", *scripted(tmp_path)) as service:
-        for file in (tmp_path / "state").glob("truth.db*"):
+        for file in filter(Path.is_file, (tmp_path / "state").glob("truth.db*")):
             file.write_bytes(b"this is no database " * 1000)
         os.kill(service.worker("server"), signal.SIGKILL)
         wait_for_output(service.state, "murmurate: server exited with 2; it is started again in")
