@@ -1,17 +1,19 @@
 """The file of a log is only replaced by a process that is alone with it."""
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from murmurate.adapters.sqlite.log import SqliteLog
+from murmurate.adapters.sqlite.log import BEAT_S, SqliteLog
 from murmurate.adapters.sqlite.mend import ask_for_mending
 from murmurate.adapters.sqlite.sharing import Sharing
 from murmurate.core.clock import SystemClock
 from murmurate.core.errors import LogUnavailableError
+from murmurate.core.ports import Entry, Nudge, Offer
 from murmurate.testing.stories import all_of, bodies_of, entry
 
 HOLDING = """
@@ -82,3 +84,29 @@ def test_a_log_that_another_process_uses_is_not_mended_under_it(tmp_path: Path) 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailableError, match="can't be opened"):
         SqliteLog(tmp_path / "missing" / "truth.db", clock=SystemClock())
+
+
+def test_a_runner_that_waits_to_hear_its_news_beats_on(tmp_path: Path) -> None:
+    async def story() -> None:
+        path, clock = tmp_path / "truth.db", SystemClock()
+        one, other = SqliteLog(path, clock=clock), SqliteLog(path, clock=clock)
+        await one.renew("r1")
+        await other.renew("r2")
+        await one.append([Entry("a", "run/1", "note", b"")], work=[Offer("a", "run/1", "runs")])
+        await one.claim("runs", "r1", limit=1)
+        await other.append([], work=[Nudge("a", "run/1")])
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        hearing = asyncio.create_task(one.renew("r1"))
+        await asyncio.sleep(0.1)
+        before = (await other.beats())["r1"]
+        await asyncio.sleep(3 * BEAT_S)
+        assert (await other.beats())["r1"] >= before + 2
+        assert not hearing.done()
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        assert (await hearing).nudged == (("a", "run/1"),)
+        await one.close()
+        await other.close()
+
+    asyncio.run(story())

@@ -1,5 +1,7 @@
 """The log on SQLite: truth.db. Appends go to one writer thread, queries to a few reading ones."""
 
+# Over 400 lines: the whole port in one place; its parts stand in files of their own.
+
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -39,6 +41,10 @@ EXAMINE_PAUSE_S = 0.01
 """Between the steps of an examination, so that requests come first."""
 
 _T = TypeVar("_T")
+
+
+BEAT_S = 0.4
+BEATS_IN_A_WAIT = 25
 
 
 class SqliteLog:
@@ -208,8 +214,24 @@ class SqliteLog:
         return await self._writer.do(claiming)
 
     async def renew(self, runner: str) -> Renewal:
-        """Say that the runner lives; see `Log`. Without news it writes nothing to truth.db."""
+        """Say that the runner lives; see `Log`. Without news it writes nothing to truth.db.
+
+        With news it may wait until others have let go of the database: it goes on to beat
+        meanwhile, for so long as a commit may take.
+        """
         await self._beats.add(runner)
+        news = asyncio.ensure_future(self._heard(runner))
+        try:
+            for _ in range(BEATS_IN_A_WAIT):
+                await asyncio.wait({news}, timeout=BEAT_S)
+                if news.done():
+                    break
+                await self._beats.add(runner)
+            return await news
+        finally:
+            news.cancel()
+
+    async def _heard(self, runner: str) -> Renewal:
         if await self._readers.do(partial(works.has_no_news, runner=runner)):
             return Renewal(known=True, nudged=())
         return await self._writer.do(partial(works.renew, runner=runner))
