@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ class Running:
     pid: int
     state: Path
     process: subprocess.Popen[bytes]
+    clients: list[openai.OpenAI] = field(default_factory=list[openai.OpenAI])
+    """Closed with the service: one that is left to the collector is blamed on another test."""
 
     def client(self, key: str | None = None) -> openai.OpenAI:
         """Return the unmodified OpenAI client, without its own retries."""
-        return openai.OpenAI(
+        made = openai.OpenAI(
             base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=30
         )
+        self.clients.append(made)
+        return made
 
     def connection(self) -> http.client.HTTPConnection:
         """Return a connection without headers of its own."""
@@ -92,7 +96,12 @@ def running(
     process = up(state, *options, environment=environment, welcome=welcome)
     try:
         ready = wait_for(ready_file, process)
-        yield Running(ready["url"], ready["key"], ready["pid"], state, process)
+        service = Running(ready["url"], ready["key"], ready["pid"], state, process)
+        try:
+            yield service
+        finally:
+            for client in service.clients:
+                client.close()
     finally:
         stop(process)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,7 @@ def test_a_client_of_a_session_hears_which_run_asks_and_the_session_gets_its_tur
     client = openai.OpenAI(
         base_url=f"{place.service.url}/v1", api_key=place.keys["anne"], max_retries=2, timeout=30
     )
+    place.service.clients.append(client)
     seen = len(json.loads(place.run("anne", "runs", "list", "--json"))["runs"])
     with pytest.raises(openai.ConflictError, match="may not call calculate") as refused:
         client.chat.completions.create(
@@ -257,9 +259,9 @@ def test_what_waits_is_counted_and_how_long(place: Place) -> None:
     run_id = place.waiting()
 
     def page() -> str:
-        connection = place.service.connection()
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode()
+        with closing(place.service.connection()) as connection:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
 
     def value(name: str) -> float:
         [line] = [it for it in page().splitlines() if it.startswith(f"{name} ")]
